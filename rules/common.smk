@@ -1,0 +1,117 @@
+# Names and functions that all rules share.
+import functools
+from pathlib import Path
+
+from glomflow.code_digest import code_digest
+from glomflow.config_check import load_config
+from glomflow.cohort.fingerprint import shard_fingerprint
+from glomflow.errors import ConfigError
+from glomflow.evaluation.summary_schemas import TABLES
+
+BASE = Path(workflow.basedir)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(BASE / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+
+try:
+    CONFIG = load_config(dict(config))
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+R = CONFIG.run.results.rstrip("/")
+SHARDS = [f"{number:04d}" for number in range(CONFIG.run.shards)]
+FOLDS = list(range(CONFIG.folds.n_splits))
+MODELS = list(CONFIG.diagnosis.models)
+SEEDS = CONFIG.diagnosis.training.seeds
+DIAGNOSIS = "diagnosis" in CONFIG.run.tracks
+FEW_SHOT = "glomeruli" in CONFIG.run.tracks
+PHANTOM = CONFIG.cohort.source == "phantom"
+CACHED = CONFIG.encoder.trainable == "none"
+FOLDER = f"{R}/phantom" if PHANTOM else CONFIG.cohort.folder
+STORES = ["om", "im", "tem"] if DIAGNOSIS else ["om"]
+
+
+wildcard_constraints:
+    shard=r"\d{4}",
+    modality="om|im|tem",
+    model="|".join(MODELS),
+    fold=r"\d+",
+    seed=r"\d+",
+
+
+@functools.cache
+def code(script):
+    """Digest of the library code that a script reaches: Snakemake sees the script only."""
+    return code_digest(BASE / "workflow_scripts" / script, BASE / "src")
+
+
+def fingerprint(wildcards):
+    """Sizes and times of a shard's image files, so that a changed file reruns its shard."""
+    return shard_fingerprint(f"{R}/cohort/images/{wildcards.shard}.parquet", FOLDER)
+
+
+def dump(section):
+    """A section of the configuration, as a rule's parameter."""
+    return section.model_dump(mode="json")
+
+
+def store(modality, suffix):
+    """Files of a crop store, one per shard."""
+    return expand(
+        f"{R}/crops/{modality}/{{shard}}.{suffix}", shard=SHARDS
+    )
+
+
+def model_inputs(wildcards):
+    """What a model reads: crop stores, and cached features where the encoder is frozen."""
+    modalities = [m.lower() for m in CONFIG.diagnosis.models[wildcards.model].modalities]
+    files = {}
+    for modality in modalities:
+        files[f"{modality}_index"] = store(modality, "parquet")
+        files[f"{modality}_crops"] = store(modality, "npy")
+        if CACHED:
+            files[f"{modality}_features"] = expand(
+                f"{R}/features/{modality}/{{shard}}.npy", shard=SHARDS
+            )
+    return files
+
+
+def sheets():
+    """The sheets that a cohort is described by."""
+    names = (
+        [CONFIG.cohort.labels]
+        if CONFIG.cohort.source == "crops"
+        else ["patients.csv", "images.csv"]
+        if PHANTOM
+        else [CONFIG.cohort.patients, CONFIG.cohort.images]
+    )
+    return [f"{FOLDER}/{name}" for name in names]
+
+
+def trained(pattern):
+    """A file per model, fold and seed."""
+    return expand(pattern, model=MODELS, fold=FOLDS, seed=SEEDS)
+
+
+def model_settings(model):
+    """What a training or prediction job needs of the configuration, and no more."""
+    return {
+        "cohort": dump(CONFIG.cohort),
+        "encoder": dump(CONFIG.encoder),
+        "run": {"offline": CONFIG.run.offline},
+        "diagnosis": {
+            "models": {model: dump(CONFIG.diagnosis.models[model])},
+            "loss": dump(CONFIG.diagnosis.loss),
+            "training": dump(CONFIG.diagnosis.training),
+        },
+    }
+
+
+def evaluation_settings():
+    """What the metrics depend on."""
+    return {
+        "run": {"seed": CONFIG.run.seed},
+        "cohort": dump(CONFIG.cohort),
+        "diagnosis": {"models": {name: dump(model) for name, model in CONFIG.diagnosis.models.items()}},
+        "evaluation": dump(CONFIG.evaluation),
+    }

@@ -1,0 +1,68 @@
+"""The ``glomflow`` command: what is done once, outside the workflow."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from glomflow.errors import GlomflowError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="glomflow", description="Helpers beside the workflow.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    published = commands.add_parser(
+        "import-published",
+        help="write patients.csv and images.csv for the layout class/patient/Modality_Disease_Patient_name.jpg",
+    )
+    published.add_argument("source", type=Path, help="folder that holds one folder per class")
+    published.add_argument("--out", type=Path, default=None, help="where the sheets go (default: SOURCE)")
+    check = commands.add_parser("check", help="check a cohort's two sheets without running anything")
+    check.add_argument("folder", type=Path, help="folder of patients.csv and images.csv")
+    check.add_argument("--classes", nargs="+", default=["IgAN", "MN", "LN"], help="allowed labels")
+    check.add_argument("--folds", type=int, default=5, help="outer folds that the classes have to fill")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.command == "import-published":
+        from glomflow.cohort.published import import_published
+
+        out = arguments.out or arguments.source
+        import_published(arguments.source, out)
+        print(f"wrote {out / 'patients.csv'} and {out / 'images.csv'}")
+        return
+    from glomflow.cohort.sheets import read_cohort
+
+    patients, images = read_cohort(
+        arguments.folder,
+        "patients.csv",
+        "images.csv",
+        classes=arguments.classes,
+        n_splits=arguments.folds,
+        shards=1,
+    )
+    print(f"{len(patients)} patients and {len(images)} images: no problem found")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: Words after the command's name; those of the process by default.
+
+    Returns:
+        0 if all went well, 1 after an error that the message explains.
+    """
+    try:
+        _run(_parser().parse_args(arguments))
+    except GlomflowError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

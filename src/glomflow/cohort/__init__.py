@@ -1,0 +1,1 @@
+"""Sheets, validation, folds and the phantom cohort."""

@@ -1,0 +1,205 @@
+"""Checks of the files that a sheet names: where they lie, and whether two patients share one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from glomflow.cohort.sheet_file import Sheet, first_of
+from glomflow.files import sha256_file
+from glomflow.suggest import nearest_numbered
+
+MAX_SUGGESTIONS = 20
+"""Missing files that get a nearest name; listing folders for more would only take time."""
+
+_ABSOLUTE = re.compile(r"^(/|[A-Za-z]:|~)")
+_SAMPLE = 1 << 14
+
+
+class CohortFolder:
+    """The cohort folder as the sheets see it.
+
+    Args:
+        root: The folder; it may itself be reached through a symbolic link.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = os.path.realpath(root)
+        self._inside: dict[str, bool] = {}
+        self._suggestions = 0
+
+    def examine(self, path: str) -> tuple[str, int]:
+        """Looks at a file named in a sheet.
+
+        Args:
+            path: Path in the cohort folder, normalised.
+
+        Returns:
+            What is wrong and what to do ('' if nothing), and the file's size in bytes.
+        """
+        form = _wrong_form(path)
+        if form:
+            return form, 0
+        if not self._is_inside(posixpath.dirname(path)):
+            return _leaves("a folder on the way is a symbolic link to outside"), 0
+        full = os.path.join(self.root, path)
+        try:
+            found = os.lstat(full)
+            if stat.S_ISLNK(found.st_mode):
+                if not self._contains(os.path.realpath(full)):
+                    return _leaves("the file is a symbolic link to outside"), 0
+                found = os.stat(full)
+        except (OSError, ValueError):
+            return f"there is no such file in the cohort folder{self._suggest(path)}", 0
+        if stat.S_ISDIR(found.st_mode):
+            return "this is a folder; name the image file in it", 0
+        return "", found.st_size
+
+    def _contains(self, real: str) -> bool:
+        return real == self.root or real.startswith(self.root.rstrip(os.sep) + os.sep)
+
+    def _is_inside(self, parent: str) -> bool:
+        if parent not in self._inside:
+            self._inside[parent] = self._contains(os.path.realpath(os.path.join(self.root, parent)))
+        return self._inside[parent]
+
+    def _suggest(self, path: str) -> str:
+        advice = "; put it there or correct the path"
+        self._suggestions += 1
+        if self._suggestions > MAX_SUGGESTIONS:
+            return advice
+        parent, name = posixpath.split(path)
+        try:
+            names = os.listdir(os.path.join(self.root, parent))
+        except (OSError, ValueError):
+            return advice
+        found = nearest_numbered(name, names)
+        return f"; did you mean '{posixpath.join(parent, found)}'?" if found else advice
+
+
+def _wrong_form(path: str) -> str:
+    if "\\" in path:
+        return "write the path with '/' instead of '\\'"
+    if _ABSOLUTE.match(path):
+        return _leaves("it does not start there")
+    if ".." in path.split("/"):
+        return _leaves("it holds '..'")
+    return ""
+
+
+def _leaves(how: str) -> str:
+    return (
+        f"the path leaves the cohort folder ({how}); move or copy the file into the cohort folder and "
+        "write its path from there"
+    )
+
+
+def check_paths(sheet: Sheet, column: str, folder: CohortFolder) -> pd.Series[int]:
+    """Checks the files that a column names; empty cells are passed over.
+
+    The column is normalised in place ('./a//b.png' becomes 'a/b.png').
+
+    Returns:
+        Size of each row's file in bytes; -1 where there is none.
+    """
+    frame = sheet.frame
+    sizes = pd.Series(-1, index=frame.index, dtype="int64")
+    given = frame[column] != ""
+    seen: dict[str, tuple[str, int]] = {}
+    found: list[int] = []
+    paths: list[str] = []
+    for row, path in zip(frame.loc[given, "row"], frame.loc[given, column], strict=True):
+        clean = path if "\\" in path or ".." in path else posixpath.normpath(path)
+        if clean not in seen:
+            seen[clean] = folder.examine(clean)
+        advice, size = seen[clean]
+        if advice:
+            sheet.add(int(row), column, path, advice)
+        found.append(-1 if advice else size)
+        paths.append(clean)
+    sizes.loc[given] = pd.Series(found, index=sizes.index[given], dtype="int64")
+    frame.loc[given, column] = paths
+    return sizes
+
+
+def check_listed_once(sheet: Sheet, column: str) -> pd.Series[bool]:
+    """Adds a problem for every path listed a second time.
+
+    Returns:
+        The rows that list a path for the first time.
+    """
+    frame = sheet.frame
+    again = frame.duplicated(column) & (frame[column] != "")
+    first = first_of(frame[frame[column].isin(frame.loc[again, column])], column, "row")
+    for row, path in zip(frame.loc[again, "row"], frame.loc[again, column], strict=True):
+        sheet.add(int(row), column, path, f"row {first[path]} lists this file already; delete one of them")
+    return ~again
+
+
+def check_not_shared(
+    sheet: Sheet, column: str, sizes: pd.Series[int], candidates: pd.Series[bool], folder: CohortFolder
+) -> None:
+    """Adds a problem for every file whose bytes are those of another patient's file.
+
+    Only files that agree in size, and then in samples of their bytes, are read in full, each once.
+    Empty files are passed over: they become images with a status.
+
+    Args:
+        sheet: The sheet, with a column ``patient``.
+        column: Column of paths.
+        sizes: Sizes from :func:`check_paths`.
+        candidates: Rows to look at.
+        folder: The cohort folder.
+    """
+    frame = sheet.frame[["row", "patient", column]].assign(key=sizes.astype("str"))
+    frame = frame[candidates & (sizes > 0) & (frame["patient"] != "")]
+    for digest in (_sampled_digest, sha256_file):
+        frame = _several_patients(frame)
+        if frame.empty:
+            return
+        keys = [_digest_of(digest, os.path.join(folder.root, path)) for path in frame[column]]
+        frame = frame.assign(key=keys)
+        frame = frame[frame["key"] != ""]
+    frame = _several_patients(frame)
+    for _, group in frame.groupby("key", sort=False):
+        first = group.iloc[0]
+        for _, other in group[group["patient"] != first["patient"]].iterrows():
+            sheet.add(
+                int(other["row"]),
+                column,
+                str(other[column]),
+                f"patients '{first['patient']}' and '{other['patient']}' share one file: its bytes are "
+                f"those of '{first[column]}' in row {first['row']}; put each patient's own file there, "
+                "or give both rows to one patient",
+            )
+
+
+def _several_patients(frame: pd.DataFrame) -> pd.DataFrame:
+    pairs = frame[["key", "patient"]].drop_duplicates()
+    keys = pairs.loc[pairs["key"].duplicated(), "key"].unique()
+    return frame[frame["key"].isin(keys)]
+
+
+def _digest_of(digest: Callable[[str], str], path: str) -> str:
+    try:
+        return digest(path)
+    except OSError:
+        # Ingestion turns a file that cannot be read into a status; it is no problem of the sheet.
+        return ""
+
+
+def _sampled_digest(path: str) -> str:
+    size = os.path.getsize(path)
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as handle:
+        for offset in (0, max(0, size // 2 - _SAMPLE // 2), max(0, size - _SAMPLE)):
+            handle.seek(offset)
+            digest.update(handle.read(_SAMPLE))
+    return digest.hexdigest()

@@ -1,0 +1,349 @@
+"""The summary of a cross-validated diagnosis run: everything that the report draws."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from glomflow.config import Config
+from glomflow.errors import GlomflowError
+from glomflow.evaluation import metrics
+from glomflow.evaluation.comparison import compare_models
+from glomflow.evaluation.intervals import Interval, bootstrap, metric_intervals, seed_mean, wilson
+from glomflow.evaluation.metrics import METRICS, Floats
+from glomflow.evaluation.predictions import Scores, collect
+from glomflow.evaluation.summary_schemas import TABLES
+from glomflow.files import read_json, write_json
+from glomflow.tables import MODALITIES, read_table, write_table
+
+SUMMARY_FILES = (*(f"{name}.parquet" for name in TABLES), "summary.json")
+"""What :meth:`Summary.write` writes."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Metrics of all models; the tables are declared in ``summary_schemas``.
+
+    Attributes:
+        models: One row per model: modalities, patients, seeds, ceilings.
+        per_fold: Metrics per model, fold and seed.
+        mean_sd: Mean and standard deviation (ddof = 0) over folds.
+        pooled: Metrics over all patients with intervals.
+        per_class: Sensitivity, specificity and more, with Wilson's intervals.
+        confusion: Confusion matrices in long form.
+        comparisons: The first model against each other one.
+        strata: Metrics per site, and with and without all of the model's modalities.
+        calibration: Reliability bins.
+        roc: One-vs-rest ROC curves.
+        settings: Classes, seeds and the settings of the intervals.
+    """
+
+    models: pd.DataFrame
+    per_fold: pd.DataFrame
+    mean_sd: pd.DataFrame
+    pooled: pd.DataFrame
+    per_class: pd.DataFrame
+    confusion: pd.DataFrame
+    comparisons: pd.DataFrame
+    strata: pd.DataFrame
+    calibration: pd.DataFrame
+    roc: pd.DataFrame
+    settings: dict[str, Any]
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
+        """Writes the tables as Parquet files and the settings as ``summary.json``."""
+        for name, schema in TABLES.items():
+            write_table(Path(folder) / f"{name}.parquet", getattr(self, name), schema)
+        write_json(Path(folder) / "summary.json", self.settings)
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> Self:
+        """Reads what :meth:`write` wrote.
+
+        Raises:
+            GlomflowError: A file is missing or does not hold what it should.
+        """
+        place = Path(folder)
+        absent = [name for name in SUMMARY_FILES if not (place / name).is_file()]
+        if absent:
+            raise GlomflowError(f"summary {place}: missing {', '.join(absent)}; run the evaluation again")
+        tables = {name: read_table(place / f"{name}.parquet", schema) for name, schema in TABLES.items()}
+        return cls(**tables, settings=read_json(place / "summary.json"))
+
+
+def summarise(
+    predictions: pd.DataFrame, patients: pd.DataFrame, config: Config, phantom: dict[str, Any] | None
+) -> Summary:
+    """Evaluates the held-out predictions of all models.
+
+    Metrics are averaged over training seeds, probabilities are not. ``pooled`` joins the test folds
+    of a cross-validation, in which every patient occurs once; its intervals are patient-level (see
+    :mod:`glomflow.evaluation.intervals`). Its AUC ranks probabilities that different folds' models
+    gave, so that folds of unlike calibration lower it. ``per_fold`` and ``mean_sd`` are the published
+    form.
+
+    Args:
+        predictions: PREDICTIONS of all models with ``p_<class>`` columns.
+        patients: PATIENTS, the eligible ones only.
+        config: The configuration; its models are expected, in its order.
+        phantom: Contents of ``phantom.json``, or None for a real cohort.
+
+    Returns:
+        The summary.
+
+    Raises:
+        GlomflowError: A patient, model or seed is missing or doubled, or a value is unusable.
+    """
+    scores = collect(predictions, patients, list(config.cohort.classes), list(config.diagnosis.models))
+    settings = config.evaluation
+    draws = bootstrap(scores.labels, scores.probabilities, settings, seed=config.run.seed)
+    intervals = {
+        model: metric_intervals(scores.labels, own, draws[model], settings)
+        for model, own in scores.probabilities.items()
+    }
+    models = pd.DataFrame(_model_rows(scores, config, phantom))
+    per_fold = pd.DataFrame(_fold_rows(scores, settings.ece_bins))
+    compared = compare_models(scores.labels, scores.probabilities, draws, intervals, settings)
+    return Summary(
+        models=models,
+        per_fold=per_fold,
+        mean_sd=pd.DataFrame(_mean_sd_rows(per_fold)),
+        pooled=pd.DataFrame(_pooled_rows(scores, intervals, models, config)),
+        per_class=pd.DataFrame(_class_rows(scores, settings.confidence)),
+        confusion=pd.DataFrame(_confusion_rows(scores)),
+        comparisons=compared.reindex(columns=list(TABLES["comparisons"])),
+        strata=pd.DataFrame(_strata_rows(scores, patients, config)),
+        calibration=pd.DataFrame(_calibration_rows(scores, settings.ece_bins)),
+        roc=pd.concat(_roc_frames(scores), ignore_index=True),
+        settings={
+            "classes": scores.classes,
+            "models": list(scores.probabilities),
+            "patients": len(scores.patients),
+            "training_seeds": scores.seeds,
+            "bootstrap": settings.bootstrap,
+            "confidence": settings.confidence,
+            "ece_bins": settings.ece_bins,
+            "seed": config.run.seed,
+            "resampling": "patients, stratified by class",
+            "seeds_are": "averaged metric by metric",
+            "sd_ddof": 0,
+        },
+    )
+
+
+def ceilings(modalities: Collection[str], phantom: dict[str, Any] | None) -> tuple[float, float]:
+    """Returns the ceiling and realised ceiling of a set of modalities; NaN for a real cohort.
+
+    Args:
+        modalities: Modalities in any order.
+        phantom: Contents of ``phantom.json``, or None.
+
+    Raises:
+        GlomflowError: ``phantom.json`` has no ceiling of that set.
+    """
+    if phantom is None:
+        return float("nan"), float("nan")
+    key = "+".join(name for name in MODALITIES if name in modalities)
+    try:
+        return float(phantom["ceilings"][key]), float(phantom["realised_ceilings"][key])
+    except KeyError as error:
+        raise GlomflowError(
+            f"phantom.json: no ceiling of {key!r} (missing {error}); draw the phantom again"
+        ) from error
+
+
+def _model_rows(scores: Scores, config: Config, phantom: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    for model in scores.probabilities:
+        modalities = list(config.diagnosis.models[model].modalities)
+        designed, realised = ceilings(modalities, phantom)
+        yield {
+            "model": model,
+            "modalities": "+".join(name for name in MODALITIES if name in modalities),
+            "patients": len(scores.patients),
+            "seeds": len(scores.seeds),
+            "ceiling": designed,
+            "realised_ceiling": realised,
+        }
+
+
+def _fold_rows(scores: Scores, bins: int) -> Iterator[dict[str, Any]]:
+    for model, probabilities in scores.probabilities.items():
+        for fold in np.unique(scores.folds):
+            rows = scores.folds == fold
+            for seed, own in zip(scores.seeds, probabilities, strict=True):
+                values = metrics.evaluate(scores.labels[rows], own[rows], bins=bins)
+                yield {
+                    "model": model,
+                    "fold": int(fold),
+                    "seed": seed,
+                    "patients": int(rows.sum()),
+                    **{name: float(value) for name, value in values.items()},
+                }
+
+
+def _mean_sd_rows(per_fold: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    for model, rows in per_fold.groupby("model", sort=False):
+        by_fold = rows.groupby("fold")[list(METRICS)].mean()
+        for metric in METRICS:
+            values = by_fold[metric].dropna()
+            yield {
+                "model": model,
+                "metric": metric,
+                "mean": values.mean(),
+                "sd": values.std(ddof=0),
+                "folds": len(values),
+                "seeds": rows["seed"].nunique(),
+            }
+
+
+def _pooled_rows(
+    scores: Scores, intervals: dict[str, dict[str, Interval]], models: pd.DataFrame, config: Config
+) -> Iterator[dict[str, Any]]:
+    nan = float("nan")
+    for model, probabilities in scores.probabilities.items():
+        own = models.set_index("model").loc[model]
+        per_seed = [
+            metrics.evaluate(scores.labels, seed, bins=config.evaluation.ece_bins) for seed in probabilities
+        ]
+        for metric in METRICS:
+            found = intervals[model][metric]
+            count = len(scores.patients)
+            low, high = wilson(found.value * count, count, config.evaluation.confidence)
+            proportion = metric == "accuracy"
+            yield {
+                "model": model,
+                "metric": metric,
+                "value": found.value,
+                "lower": found.lower,
+                "upper": found.upper,
+                "interval": found.method,
+                "wilson_lower": float(low) if proportion else nan,
+                "wilson_upper": float(high) if proportion else nan,
+                "sd_seeds": float(np.std([values[metric] for values in per_seed])),
+                "ceiling": own["ceiling"] if proportion else nan,
+                "realised_ceiling": own["realised_ceiling"] if proportion else nan,
+            }
+
+
+def _mean_confusion(scores: Scores, model: str) -> Floats:
+    counts: Floats = np.mean(
+        [metrics.confusion(scores.labels, seed) for seed in scores.probabilities[model]], axis=0
+    )
+    return counts
+
+
+def _class_rows(scores: Scores, confidence: float) -> Iterator[dict[str, Any]]:
+    for model, probabilities in scores.probabilities.items():
+        counts = _mean_confusion(scores, model)
+        support, total = counts.sum(axis=1), counts.sum()
+        sensitivity, specificity = metrics.sensitivity(counts), metrics.specificity(counts)
+        found = wilson(np.diagonal(counts), support, confidence)
+        spared = wilson(np.nan_to_num(specificity) * (total - support), total - support, confidence)
+        precision, f1 = metrics.precision(counts), metrics.class_f1(counts)
+        areas = np.mean([metrics.class_auc(scores.labels, seed) for seed in probabilities], axis=0)
+        for k, name in enumerate(scores.classes):
+            yield {
+                "model": model,
+                "class": name,
+                "support": round(support[k]),
+                "predicted": counts[:, k].sum(),
+                "sensitivity": sensitivity[k],
+                "sensitivity_lower": found[0][k],
+                "sensitivity_upper": found[1][k],
+                "specificity": specificity[k],
+                "specificity_lower": spared[0][k],
+                "specificity_upper": spared[1][k],
+                "precision": precision[k],
+                "f1": f1[k],
+                "auc": areas[k],
+            }
+
+
+def _confusion_rows(scores: Scores) -> Iterator[dict[str, Any]]:
+    for model in scores.probabilities:
+        counts = _mean_confusion(scores, model)
+        for i, true in enumerate(scores.classes):
+            for j, predicted in enumerate(scores.classes):
+                yield {"model": model, "true": true, "predicted": predicted, "count": counts[i, j]}
+
+
+def _strata_rows(scores: Scores, patients: pd.DataFrame, config: Config) -> Iterator[dict[str, Any]]:
+    sites = patients["site"].fillna("unknown").to_numpy()
+    for model, probabilities in scores.probabilities.items():
+        needed = set(config.diagnosis.models[model].modalities)
+        complete = np.array([needed <= set(had.split("+")) for had in scores.modalities[model]])
+        parts = [("site", site, sites == site) for site in sorted(set(sites))]
+        parts += [("modalities", "complete", complete), ("modalities", "incomplete", ~complete)]
+        for stratum, value, rows in parts:
+            if not rows.any():
+                continue
+            size = int(rows.sum())
+            values = seed_mean(scores.labels[rows], probabilities[:, rows], bins=config.evaluation.ece_bins)
+            low, high = wilson(values["accuracy"] * size, size, config.evaluation.confidence)
+            yield {
+                "model": model,
+                "stratum": stratum,
+                "value": value,
+                "patients": size,
+                **{name: float(number) for name, number in values.items()},
+                "accuracy_lower": float(low),
+                "accuracy_upper": float(high),
+            }
+
+
+def _calibration_rows(scores: Scores, bins: int) -> Iterator[dict[str, Any]]:
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    for model, probabilities in scores.probabilities.items():
+        confidence = probabilities.max(axis=2).ravel()
+        right = (probabilities.argmax(axis=2) == scores.labels).ravel()
+        place = metrics.confidence_bins(confidence, bins)
+        for number in range(bins):
+            rows = place == number
+            yield {
+                "model": model,
+                "bin": number,
+                "low": edges[number],
+                "high": edges[number + 1],
+                "patients": rows.sum() / len(scores.seeds),
+                "confidence": confidence[rows].mean() if rows.any() else float("nan"),
+                "accuracy": right[rows].mean() if rows.any() else float("nan"),
+            }
+
+
+def roc_curve(inside: np.ndarray[Any, np.dtype[np.bool_]], scores: Floats) -> tuple[Floats, Floats, Floats]:
+    """Returns the corners of a ROC curve.
+
+    Args:
+        inside: (n,) whether each row is of the class.
+        scores: (n,) probability of the class.
+
+    Returns:
+        False positive rates, true positive rates and thresholds, from (0, 0) to (1, 1); one point per
+        distinct score. All NaN rates where there is no row inside, or none outside.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ordered, hits = scores[order], inside[order]
+    ends = np.flatnonzero(np.r_[ordered[1:] != ordered[:-1], True])
+    true = np.r_[0, np.cumsum(hits)[ends]].astype(np.float64)
+    false = np.r_[0, np.cumsum(~hits)[ends]].astype(np.float64)
+    thresholds = np.r_[np.inf, ordered[ends]]
+    if not true[-1] or not false[-1]:
+        return np.full(len(true), np.nan), np.full(len(true), np.nan), thresholds
+    return false / false[-1], true / true[-1], thresholds
+
+
+def _roc_frames(scores: Scores) -> list[pd.DataFrame]:
+    frames = []
+    for model, probabilities in scores.probabilities.items():
+        for k, name in enumerate(scores.classes):
+            for seed, own in zip(scores.seeds, probabilities, strict=True):
+                fpr, tpr, threshold = roc_curve(scores.labels == k, own[:, k])
+                curve = {"fpr": fpr, "tpr": tpr, "threshold": threshold}
+                frames.append(pd.DataFrame({"model": model, "class": name, "seed": seed, **curve}))
+    return frames

@@ -1,0 +1,1 @@
+"""Readers, quality, stain, glomeruli, electron micrographs and the crop store."""

@@ -1,0 +1,366 @@
+"""Immunofluorescence crops: one colour picture per patient, brightness kept comparable.
+
+The IM images of a patient come in one of three forms: a file with a channel per marker, a file per
+marker, or a colour composite. Each form becomes one RGB crop in which a colour stands for a group of
+markers. Samples are scaled by the range of their type and ``max_level``, never by the image itself:
+how bright a marker is *is* the finding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from glomflow.config import ImCrops
+from glomflow.errors import ImageError
+from glomflow.tables import CROPS
+
+if TYPE_CHECKING:
+    from glomflow.imaging.annotations import Outline
+    from glomflow.imaging.readers import ImageReader
+
+Array = npt.NDArray[Any]
+
+COLOUR = ("R", "G", "B")
+OUTLINE_MARGIN = 0.15
+"""Context around an annotated glomerulus, as a share of its longer edge."""
+DARK_LEVEL = 0.25
+"""A crop is flagged dark if 99 % of its pixels are below this share of full brightness."""
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One file of a set. ``markers`` names its channels; empty: a colour composite, used as it is."""
+
+    image: str
+    path: str
+    slide: str
+    annotation: str | None
+    um_per_px: float
+    lesion: str | None
+    markers: tuple[str, ...]
+    colour: bool
+
+    @property
+    def is_composite(self) -> bool:
+        return not self.markers
+
+
+@dataclass(frozen=True)
+class _Square:
+    """Where the crop lies in an image of ``width`` x ``height`` px, full-resolution px."""
+
+    x: float
+    y: float
+    edge: float
+    width: int
+    height: int
+    lesion: str | None = None
+
+    @property
+    def reaches_out(self) -> bool:
+        low, high = min(self.x, self.y), (self.x + self.edge, self.y + self.edge)
+        return low < -0.5 or high[0] > self.width + 0.5 or high[1] > self.height + 0.5
+
+
+def crop_im_shard(
+    inventory: pd.DataFrame, images: pd.DataFrame, folder: Path, settings: ImCrops
+) -> tuple[npt.NDArray[np.uint8], pd.DataFrame]:
+    """Makes one RGB crop per patient from the patient's immunofluorescence images.
+
+    A patient's sets are tried from the one that shows the most of the configured markers, then in the
+    order of the sheet; composites come last. What cannot be used or is left over is printed.
+
+    Args:
+        inventory: Rows of :data:`glomflow.tables.INVENTORY`; those that are not IM or not ``ok`` are
+            passed over.
+        images: Rows of :data:`glomflow.tables.IMAGES` of the same images.
+        folder: Folder that the images' and annotations' paths are relative to.
+        settings: Size, resolution and colours.
+
+    Returns:
+        The crops, uint8 (N, size, size, 3), and their index, rows of :data:`glomflow.tables.CROPS`,
+        ordered by patient. The box is that in the set's first file and may reach beyond it.
+    """
+    usable = inventory[(inventory["modality"] == "IM") & (inventory["status"] == "ok")]
+    sheet = images.set_index("image")
+    crops: list[npt.NDArray[np.uint8]] = []
+    rows: list[dict[str, Any]] = []
+    for patient, of_patient in sorted(usable.groupby("patient"), key=lambda pair: str(pair[0])):
+        order = sheet.loc[of_patient["image"], "row"].to_numpy().argsort(kind="stable")
+        members = _members(of_patient.iloc[order], sheet)
+        sets = sorted(_sets(members), key=lambda some: -_markers_shown(some, settings))
+        for number, some in enumerate(sets):
+            try:
+                crop, row = _crop(some, folder, settings)
+            except ImageError as error:
+                print(f"warning: IM of patient {patient} is left out: {error.reason}", flush=True)
+                continue
+            rows.append({**row, "row": len(rows), "patient": patient})
+            crops.append(crop)
+            for left_over in sets[number + 1 :]:
+                print(f"note: IM of patient {patient}: {some[0].path} is used, not {left_over[0].path}")
+            break
+    size = settings.size
+    stack = np.stack(crops) if crops else np.zeros((0, size, size, 3), np.uint8)
+    return stack, pd.DataFrame(rows, columns=list(CROPS))
+
+
+def channel_markers(name: str, channels: Sequence[str], marker: str | None) -> tuple[str, ...]:
+    """Says which marker each channel of an IM image shows.
+
+    Args:
+        name: The file, for messages.
+        channels: Channel names by the file; ``('R', 'G', 'B')`` for a colour image.
+        marker: The sheet's marker column, names joined by ';'. It has precedence over the file.
+
+    Returns:
+        A name per channel; one name for a colour image of one marker, whose channels are to be
+        merged; none for a colour composite of unnamed markers.
+
+    Raises:
+        ImageError: The sheet names another number of markers than the file has channels.
+    """
+    given = tuple(part.strip() for part in (marker or "").split(";") if part.strip())
+    colour = tuple(channels) == COLOUR
+    if not given:
+        return () if colour else tuple(channels)
+    if len(given) == len(channels) or (colour and len(given) == 1):
+        return given
+    raise ImageError(
+        "unsupported_format",
+        f"{name}: the column marker of images.csv names {len(given)} marker{'s'[: len(given) > 1]} "
+        f"({', '.join(given)}) but the file has {len(channels)} channel{'s'[: len(channels) > 1]} "
+        f"({', '.join(channels)}); name one marker per channel, joined by ';'",
+    )
+
+
+def same_marker(first: str, second: str) -> bool:
+    """Tells whether two names mean one marker: case, '-', '_', spaces and 'anti' do not count."""
+    return _plain(first) == _plain(second)
+
+
+def compose(levels: dict[str, npt.NDArray[np.float32]], settings: ImCrops) -> npt.NDArray[np.uint8]:
+    """Composes markers into a colour picture.
+
+    Args:
+        levels: Brightness by marker name, each (H, W), 0 to 1 of full brightness.
+        settings: Which markers make up which colour.
+
+    Returns:
+        (H, W, 3) uint8: per colour the mean over those of its markers that are there, 0 if none is.
+    """
+    planes = []
+    shape = next(iter(levels.values())).shape
+    for wanted in (settings.red, settings.green, settings.blue):
+        there = [level for name, level in levels.items() if any(same_marker(name, want) for want in wanted)]
+        planes.append(np.mean(there, axis=0) if there else np.zeros(shape, np.float32))
+    return np.rint(np.stack(planes, axis=-1) * 255.0).astype(np.uint8)
+
+
+def _members(rows: pd.DataFrame, sheet: pd.DataFrame) -> list[_Member]:
+    members = []
+    for row in rows.to_dict("records"):
+        listed = sheet.loc[row["image"]]
+        channels = tuple(str(row["channels"]).split(";"))
+        try:
+            markers = channel_markers(row["path"], channels, _text(listed["marker"]))
+        except ImageError as error:
+            print(f"warning: IM image {row['path']} is left out: {error.reason}", flush=True)
+            continue
+        members.append(
+            _Member(
+                image=row["image"],
+                path=row["path"],
+                slide=row["slide"],
+                annotation=_text(listed["annotation"]),
+                um_per_px=float(row["um_per_px"]),
+                lesion=_text(listed["lesion"]),
+                markers=markers,
+                colour=channels == COLOUR,
+            )
+        )
+    return members
+
+
+def _sets(members: list[_Member]) -> list[list[_Member]]:
+    """Groups the images of a patient: single markers by slide (together if no two share one)."""
+    singles = [member for member in members if len(member.markers) == 1]
+    apart = len({member.slide for member in singles}) == len(singles)
+    sets: dict[str, list[_Member]] = {}
+    for member in members:
+        is_single = len(member.markers) == 1
+        key = f"slide {'' if apart else member.slide}" if is_single else f"image {member.image}"
+        some = sets.setdefault(key, [])
+        if is_single and any(same_marker(member.markers[0], other.markers[0]) for other in some):
+            print(f"note: IM image {member.path} is not used: {member.markers[0]} is there already")
+            continue
+        some.append(member)
+    return list(sets.values())
+
+
+def _markers_shown(some: list[_Member], settings: ImCrops) -> int:
+    wanted = {_plain(name) for name in (*settings.red, *settings.green, *settings.blue)}
+    return len(wanted & {_plain(name) for member in some for name in member.markers})
+
+
+def _crop(
+    some: list[_Member], folder: Path, settings: ImCrops
+) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
+    from glomflow.imaging.readers import open_image
+
+    names = [name for member in some for name in member.markers]
+    if names and not _markers_shown(some, settings):
+        raise _none_of_the_markers(some[0], names, settings)
+    guide = next((member for member in some if member.annotation), None)
+    outlined = _outlined_square(guide, folder, settings) if guide else None
+    levels: dict[str, npt.NDArray[np.float32]] = {}
+    squares: list[_Square] = []
+    crop: npt.NDArray[np.uint8] | None = None
+    for member in some:
+        with open_image(folder / member.path) as reader:
+            square = _scaled(outlined, reader) if outlined else _centred(reader, member, settings)
+            pixels = _read(reader, square, member, settings.size)
+        squares.append(square)
+        if member.is_composite:
+            crop = np.rint(brightness(pixels, member.path) * 255.0).astype(np.uint8)
+            continue
+        level = np.clip(brightness(pixels, member.path) / settings.max_level, 0.0, 1.0)
+        if member.colour and len(member.markers) == 1:
+            level = level.max(axis=2, keepdims=True)
+        levels.update({name: level[..., index] for index, name in enumerate(member.markers)})
+    if crop is None:
+        crop = compose(levels, settings)
+    return crop, _index_row(some[0], squares, crop)
+
+
+def _index_row(first: _Member, squares: list[_Square], crop: npt.NDArray[np.uint8]) -> dict[str, Any]:
+    square = squares[0]
+    flags = ["padded"] if any(other.reaches_out for other in squares) else []
+    if np.percentile(crop.max(axis=2), 99) < DARK_LEVEL * 255:
+        flags.append("dark")
+    return {
+        "crop": f"{first.image}#0",
+        "image": first.image,
+        "slide": first.slide,
+        "modality": "IM",
+        "x": square.x,
+        "y": square.y,
+        "width": square.edge,
+        "height": square.edge,
+        "um_per_px": first.um_per_px * square.edge / crop.shape[0],
+        "lesion": square.lesion or first.lesion,
+        "information": entropy(crop.max(axis=2)),
+        "selected": True,
+        "flag": ";".join(flags),
+    }
+
+
+def entropy(gray: npt.NDArray[np.uint8]) -> float:
+    """Returns the Shannon entropy of the grey levels (32 bins) as a share of its maximum, 0 to 1."""
+    counts = np.bincount(gray.reshape(-1) >> 3, minlength=32)
+    share = counts[counts > 0] / gray.size
+    return float(-(share * np.log2(share)).sum() / 5.0) + 0.0
+
+
+def brightness(samples: Array, name: str) -> npt.NDArray[np.float32]:
+    """Scales samples by the range of their type.
+
+    Args:
+        samples: Array of any shape; integers, or floats from 0 to 1.
+        name: The file, for messages.
+
+    Returns:
+        float32 of the same shape, 0 to 1; negative samples become 0.
+
+    Raises:
+        ImageError: The samples are floats that are not finite or exceed 1: their range is unknown.
+    """
+    if np.issubdtype(samples.dtype, np.integer):
+        return np.clip(samples.astype(np.float32) / np.iinfo(samples.dtype).max, 0.0, 1.0).astype(np.float32)
+    if not np.isfinite(samples).all() or (samples.size and samples.max() > 1.0 + 1e-6):
+        raise ImageError(
+            "unsupported_format",
+            f"{name}: its samples are {samples.dtype} and not all within 0 to 1, so full brightness is "
+            "unknown; save it as 8-bit or 16-bit integers",
+        )
+    return np.clip(samples, 0.0, 1.0).astype(np.float32)
+
+
+def _centred(reader: ImageReader, member: _Member, settings: ImCrops) -> _Square:
+    edge = float(min(reader.width, reader.height))
+    if settings.um_per_px is not None and math.isfinite(member.um_per_px):
+        edge = settings.size * settings.um_per_px / member.um_per_px
+    return _Square((reader.width - edge) / 2, (reader.height - edge) / 2, edge, reader.width, reader.height)
+
+
+def _outlined_square(member: _Member, folder: Path, settings: ImCrops) -> _Square:
+    """Returns the square around the largest outline of an image's annotation."""
+    from glomflow.imaging.annotations import read_outlines
+    from glomflow.imaging.readers import open_image
+
+    with open_image(folder / member.path) as reader:
+        width, height = reader.width, reader.height
+    outlines = read_outlines(folder / str(member.annotation), image_size=(width, height))
+    outline: Outline = max(outlines, key=lambda some: _area(some.polygon))
+    low, high = outline.polygon.min(axis=0), outline.polygon.max(axis=0)
+    edge = float((high - low).max()) * (1.0 + 2.0 * OUTLINE_MARGIN)
+    if settings.um_per_px is not None and math.isfinite(member.um_per_px):
+        edge = max(edge, settings.size * settings.um_per_px / member.um_per_px)
+    x, y = (low + high) / 2 - edge / 2
+    return _Square(float(x), float(y), edge, width, height, outline.lesion)
+
+
+def _scaled(square: _Square, reader: ImageReader) -> _Square:
+    """Carries a square over to another image of the same field."""
+    factor = reader.width / square.width
+    if abs(reader.height / square.height - factor) > 0.01 * factor:
+        raise ImageError(
+            "unsupported_format",
+            f"{reader.path.name}: {reader.width} x {reader.height} px is another shape than the annotated "
+            f"image of its set ({square.width} x {square.height} px), so that the outline does not fit; "
+            "annotate each image, or give images of one field the same shape",
+        )
+    edge = square.edge * factor
+    return _Square(square.x * factor, square.y * factor, edge, reader.width, reader.height, square.lesion)
+
+
+def _read(reader: ImageReader, square: _Square, member: _Member, size: int) -> Array:
+    channels = 3 if member.colour else len(member.markers)
+    if len(reader.channels) != channels:
+        raise ImageError(
+            "unreadable",
+            f"{member.path}: has {len(reader.channels)} channels now, {channels} by the inventory; run the "
+            "inventory again",
+        )
+    reader.fill = 0.0
+    return reader.read_region(square.x, square.y, square.edge, square.edge, size, size)
+
+
+def _none_of_the_markers(first: _Member, names: list[str], settings: ImCrops) -> ImageError:
+    wanted = ", ".join((*settings.red, *settings.green, *settings.blue))
+    return ImageError(
+        "unsupported_format",
+        f"{first.path}: shows none of the configured markers ({wanted}) but {', '.join(names)}; name its "
+        "markers in the column marker of images.csv, or change imaging.im.red, green and blue",
+    )
+
+
+def _area(polygon: Array) -> float:
+    x, y = polygon[:, 0], polygon[:, 1]
+    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2.0
+
+
+def _plain(name: str) -> str:
+    return "".join(name.lower().replace("anti", "").replace("-", "").replace("_", "").split())
+
+
+def _text(value: Any) -> str | None:
+    return value.strip() if isinstance(value, str) and value.strip() else None

@@ -1,0 +1,138 @@
+"""Samples of any type as 8-bit pictures for people and for encoders that expect them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+LOW_PERCENTILE = 0.5
+HIGH_PERCENTILE = 99.5
+RGB = ("R", "G", "B")
+COLOURS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1))
+"""Red, green and blue of the channels of a composite, in turn."""
+_MOST_SAMPLES = 1_000_000
+
+
+def robust_limits(
+    array: Array, low: float = LOW_PERCENTILE, high: float = HIGH_PERCENTILE
+) -> tuple[float, float]:
+    """Returns two percentiles of an array's finite samples; (0, 0) if there are none.
+
+    Large arrays are sampled at a fixed stride, so that the result is the same at every call.
+
+    Args:
+        array: Samples of any shape and type.
+        low: Lower percentile, 0 to 100.
+        high: Upper percentile, 0 to 100.
+
+    Returns:
+        The lower and the upper limit.
+    """
+    flat = np.asarray(array).reshape(-1)
+    # An odd stride does not fall into step with the even widths and channel counts of images.
+    flat = flat[:: (flat.size // _MOST_SAMPLES) | 1]
+    if not np.issubdtype(flat.dtype, np.integer):
+        flat = flat[np.isfinite(flat)]
+    if not flat.size:
+        return 0.0, 0.0
+    below, above = np.percentile(flat, (low, high))
+    return float(below), float(above)
+
+
+def stretch(array: Array, low: float, high: float) -> npt.NDArray[np.uint8]:
+    """Maps ``low`` to 0 and ``high`` to 255, clipping beyond; samples that are not finite become 0.
+
+    Args:
+        array: Samples of any shape and type.
+        low: Value shown black.
+        high: Value shown white. Not above ``low``: all samples become mid-grey (128).
+
+    Returns:
+        uint8 of the same shape.
+    """
+    if not high > low:
+        return np.full(np.shape(array), 128, np.uint8)
+    working = np.float64 if array.dtype.itemsize > 2 else np.float32
+    shown: Array = array.astype(working)
+    scaled: Array = np.subtract(shown, low) * (255.0 / (high - low))
+    scaled = np.clip(np.rint(np.nan_to_num(scaled, nan=0.0, posinf=0.0, neginf=0.0)), 0, 255)
+    return scaled.astype(np.uint8)
+
+
+def as_gray(array: Array) -> Array:
+    """Returns one channel: luminance (Rec. 601) of three, the mean of any other number.
+
+    Args:
+        array: (H, W) or (H, W, C), any type.
+
+    Returns:
+        (H, W); the input's type if it has one channel, else float32.
+    """
+    if array.ndim == 2:
+        return array
+    if array.shape[2] == 1:
+        return array[:, :, 0]
+    if array.shape[2] == 3:
+        luminance: Array = array.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+        return luminance
+    mean: Array = array.mean(axis=2, dtype=np.float32)
+    return mean
+
+
+def as_gray_uint8(array: Array) -> npt.NDArray[np.uint8]:
+    """Returns a grey picture stretched between the 0.5th and the 99.5th percentile.
+
+    Args:
+        array: (H, W) or (H, W, C), any type.
+
+    Returns:
+        (H, W) uint8; mid-grey where the image has no contrast.
+    """
+    gray = as_gray(array)
+    return stretch(gray, *robust_limits(gray))
+
+
+def as_rgb_uint8(array: Array, channels: Sequence[str] | None = None) -> npt.NDArray[np.uint8]:
+    """Returns a colour picture.
+
+    8-bit colour passes unchanged and 16-bit colour is scaled by its range; colour of another type is
+    stretched jointly, which keeps hues. One channel becomes grey. Other channels (those of a
+    fluorescence image) are stretched one by one and laid over each other in the colours of
+    :data:`COLOURS`.
+
+    Args:
+        array: (H, W, C), any type.
+        channels: Channel names; by default three channels are taken as red, green and blue.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    count = array.shape[2]
+    colour = count == 3 and (channels is None or tuple(channels) == RGB)
+    if colour and array.dtype == np.uint8:
+        return array
+    if colour and array.dtype == np.uint16:
+        return stretch(array, 0.0, 65535.0)
+    if colour:
+        return stretch(array, *robust_limits(array))
+    if count == 1:
+        return np.repeat(as_gray_uint8(array)[:, :, None], 3, axis=2)
+    return _composite(array)
+
+
+def _composite(array: Array) -> npt.NDArray[np.uint8]:
+    height, width, count = array.shape
+    total = np.zeros((height, width, 3), np.float32)
+    for index in range(count):
+        channel = array[:, :, index]
+        low, high = robust_limits(channel)
+        if high > low:
+            total += stretch(channel, low, high)[:, :, None] * np.array(
+                COLOURS[index % len(COLOURS)], np.float32
+            )
+    return np.clip(total, 0, 255).astype(np.uint8)

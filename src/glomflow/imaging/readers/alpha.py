@@ -1,0 +1,28 @@
+"""Transparency, which images of tissue have no use for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from glomflow.imaging.readers.base import Array
+
+
+def over_white(samples: Array, alpha: Array, *, associated: bool = False) -> Array:
+    """Lays partly transparent samples over white.
+
+    Args:
+        samples: (h, w, C), any type.
+        alpha: (h, w) of the same type, its highest value (1 for floating point) opaque.
+        associated: Whether the samples were multiplied by alpha already.
+
+    Returns:
+        (h, w, C) of the same type.
+    """
+    top = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "ui" else 1
+    if (alpha == top).all():
+        return samples
+    share = alpha.astype(np.float64)[:, :, None] / top
+    mixed = samples * (1.0 if associated else share) + (1.0 - share) * top
+    if samples.dtype.kind in "ui":
+        mixed = np.clip(np.rint(mixed), 0, top)
+    return mixed.astype(samples.dtype)

@@ -1,0 +1,319 @@
+"""The interface of all image readers, and the geometry that they share."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import math
+import struct
+import sys
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from glomflow.errors import ImageError
+from glomflow.imaging.pixels import RGB, Array
+
+BAND_SAMPLES = 24_000_000
+"""Most samples of a level that a reduction holds at once; wider boxes are read in bands of rows."""
+
+
+class ImageReader(abc.ABC):
+    """One opened image, read by region at any resolution.
+
+    Readers decode what a region needs and no more, where the format allows it. They are context
+    managers and are not shared between threads.
+
+    Attributes:
+        name: Name of the reader: ``tiff``, ``raster``, ``jpeg2000`` or ``openslide``.
+        path: The file.
+        levels: Width and height of each resolution level, px, the finest first.
+        channels: Channel names; ``('R', 'G', 'B')`` for a colour image.
+        dtype: Type of the samples.
+        pixel_size: Size of a full-resolution pixel along x and y, µm, by the file's own tags, or None.
+        fill: Value of samples beyond the image: white for 8-bit colour, else 0. May be set.
+
+    Raises:
+        ImageError: ``unreadable``, if there are no pixels.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        *,
+        levels: tuple[tuple[int, int], ...],
+        channels: tuple[str, ...],
+        dtype: np.dtype[Any],
+        pixel_size: tuple[float, float] | None,
+    ) -> None:
+        if not channels or any(width < 1 or height < 1 for width, height in levels):
+            raise unreadable(path, "its header says that it has no pixels")
+        self.name = name
+        self.path = path
+        self.levels = levels
+        self.channels = channels
+        self.dtype = np.dtype(dtype)
+        self.pixel_size = pixel_size
+        self.fill: float = 255.0 if channels == RGB and self.dtype == np.uint8 else 0.0
+
+    @property
+    def width(self) -> int:
+        """Width at full resolution, px."""
+        return self.levels[0][0]
+
+    @property
+    def height(self) -> int:
+        """Height at full resolution, px."""
+        return self.levels[0][1]
+
+    @abc.abstractmethod
+    def _decode(self, level: int, left: int, top: int, right: int, bottom: int) -> Array:
+        """Returns the samples of a box that lies within a level, (bottom - top, right - left, C)."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Closes the file."""
+
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Checks that the file holds all of its pixels, as far as that is cheap.
+
+        What can only be decoded whole is decoded; of strips and tiles, their places in the file are
+        compared with its size, which finds truncated files.
+
+        Raises:
+            ImageError: ``unreadable``, if the file is damaged.
+        """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def level_scale(self, level: int) -> tuple[float, float]:
+        """Returns how many full-resolution pixels a pixel of ``level`` spans along x and y.
+
+        Pyramid writers round the size of a level up or down. Where its size agrees with a whole
+        factor, that factor is meant, and taking it keeps the far edge in register.
+        """
+        width, height = self.levels[level]
+        ratios = self.width / width, self.height / height
+        factor = round(max(ratios))
+        whole = all(
+            abs(full - reduced * factor) < factor
+            for full, reduced in ((self.width, width), (self.height, height))
+        )
+        return (float(factor), float(factor)) if whole else ratios
+
+    def level_for(self, downsample: float) -> int:
+        """Returns the coarsest level that is at least as fine as ``downsample``."""
+        fitting = [
+            index for index in range(len(self.levels)) if max(self.level_scale(index)) <= downsample * 1.001
+        ]
+        return max(fitting, key=lambda index: max(self.level_scale(index)), default=0)
+
+    def read_region(
+        self, x: float, y: float, width: float, height: float, out_width: int, out_height: int
+    ) -> Array:
+        """Reads a box at a chosen resolution.
+
+        The nearest level at least as fine is decoded; it is area-averaged where it shrinks and
+        interpolated bilinearly where it grows. What lies beyond the image has the value ``fill``.
+
+        Args:
+            x: Left edge of the box, full-resolution px (pixel centres lie at half-integers).
+            y: Top edge.
+            width: Width of the box, full-resolution px.
+            height: Height of the box.
+            out_width: Width of the result, px.
+            out_height: Height of the result, px.
+
+        Returns:
+            (out_height, out_width, C) of the image's own dtype.
+
+        Raises:
+            ImageError: ``unreadable``, if the pixels cannot be decoded.
+            ValueError: The box or the result has no area.
+        """
+        if not (width > 0 and height > 0 and out_width > 0 and out_height > 0):
+            raise ValueError(f"a region needs an area: {width} x {height} px to {out_width} x {out_height}")
+        level = self.level_for(min(width / out_width, height / out_height))
+        scale = self.level_scale(level)
+        columns = _Axis(
+            x / scale[0], width / scale[0], out_width, self.levels[level][0], self.width / scale[0]
+        )
+        rows = _Axis(
+            y / scale[1], height / scale[1], out_height, self.levels[level][1], self.height / scale[1]
+        )
+        return self._resample(level, columns, rows)
+
+    def thumbnail(self, longest: int) -> Array:
+        """Reads the whole image, its longest edge at most ``longest`` px; it is never enlarged.
+
+        Args:
+            longest: Longest edge of the result, px.
+
+        Returns:
+            (h, w, C) of the image's own dtype.
+
+        Raises:
+            ImageError: ``unreadable``, if the pixels cannot be decoded.
+        """
+        shrink = max(1.0, max(self.width, self.height) / longest)
+        size = max(1, round(self.width / shrink)), max(1, round(self.height / shrink))
+        return self.read_region(0, 0, self.width, self.height, *size)
+
+    def _resample(self, level: int, columns: _Axis, rows: _Axis) -> Array:
+        result = np.full((rows.count, columns.count, len(self.channels)), self.fill, self.dtype)
+        left, right = columns.source(0, columns.count)
+        if left >= right:
+            return result
+        step = max(1, round(BAND_SAMPLES / max(1.0, (right - left) * len(self.channels) * rows.step)))
+        for first in range(0, rows.count, step):
+            last = min(first + step, rows.count)
+            top, bottom = rows.source(first, last)
+            if top >= bottom:
+                continue
+            samples = self._decode(level, left, top, right, bottom)
+            if columns.is_copy and rows.is_copy:
+                down, across = top - rows.offset, left - columns.offset
+                result[down : down + bottom - top, across : across + right - left] = samples
+                continue
+            weights = rows.weights(first, last, top, bottom), columns.weights(0, columns.count, left, right)
+            result[first:last] = _weighted(samples, weights[0], weights[1], self.fill, self.dtype)
+        return result
+
+
+class _Axis:
+    """One axis of a resampling: which samples of a level make up each sample of the result.
+
+    Args:
+        start: Left edge of the box, level px.
+        extent: Width of the box, level px.
+        count: Samples of the result.
+        samples: Samples that the level has.
+        end: Where the image ends, level px; not always ``samples``, whose last one may be partial.
+    """
+
+    def __init__(self, start: float, extent: float, count: int, samples: int, end: float) -> None:
+        self.start, self.count, self.samples, self.end = start, count, samples, end
+        self.step = extent / count
+        self.shrinks = self.step > 1.0
+        self.offset = round(start)
+        self.is_copy = abs(self.step - 1.0) * count < 1e-3 and abs(start - self.offset) < 1e-3
+
+    def source(self, first: int, last: int) -> tuple[int, int]:
+        """Returns the range of level samples that results ``first`` to ``last`` need."""
+        if self.is_copy:
+            low, high = self.offset + first, self.offset + last
+        else:
+            reach = 0.0 if self.shrinks else 1.0
+            low = math.floor(self.start + first * self.step - reach + 1e-9)
+            high = math.ceil(self.start + last * self.step + reach - 1e-9)
+        if high <= 0 or low >= max(self.end, self.samples):
+            return 0, 0
+        return min(max(low, 0), self.samples - 1), max(1, min(high, self.samples))
+
+    def weights(self, first: int, last: int, low: int, high: int) -> Any:
+        """Returns the sparse (last - first, high - low) matrix of weights; rows sum to the part covered."""
+        from scipy.sparse import coo_array
+
+        out, source, weight = self._area(first, last) if self.shrinks else self._linear(first, last)
+        source = np.clip(source, low, high - 1) - low
+        return coo_array((weight, (out, source)), shape=(last - first, high - low)).tocsr()
+
+    def _area(self, first: int, last: int) -> tuple[Array, Array, Array]:
+        edges = np.clip(self.start + np.arange(first, last + 1) * self.step, 0.0, self.end)
+        begin, finish = edges[:-1], edges[1:]
+        taps = math.ceil(self.step) + 1
+        source = np.floor(begin)[:, None].astype(np.int64) + np.arange(taps)
+        overlap = np.minimum(finish[:, None], source + 1) - np.maximum(begin[:, None], source)
+        out, tap = np.nonzero(overlap > 0)
+        return out, np.minimum(source[out, tap], self.samples - 1), overlap[out, tap] / self.step
+
+    def _linear(self, first: int, last: int) -> tuple[Array, Array, Array]:
+        centre = self.start + (np.arange(first, last) + 0.5) * self.step
+        out = np.flatnonzero((centre >= 0) & (centre <= self.end))
+        below = np.floor(centre[out] - 0.5).astype(np.int64)
+        share = centre[out] - 0.5 - below
+        source = np.clip(np.concatenate([below, below + 1]), 0, self.samples - 1)
+        return np.concatenate([out, out]), source, np.concatenate([1.0 - share, share])
+
+
+def _weighted(samples: Array, rows: Any, columns: Any, fill: float, dtype: np.dtype[Any]) -> Array:
+    working = np.float64 if dtype.itemsize > 2 else np.float32
+    rows, columns = rows.astype(working), columns.astype(working)
+    height, width, channels = samples.shape
+    mixed = rows @ samples.reshape(height, width * channels).astype(working)
+    mixed = mixed.reshape(-1, width, channels).transpose(1, 0, 2).reshape(width, -1)
+    mixed = (columns @ mixed).reshape(columns.shape[0], -1, channels).transpose(1, 0, 2)
+    if fill:
+        covered = np.outer(rows.sum(axis=1), columns.sum(axis=1))
+        mixed = mixed + (1.0 - covered[:, :, None]) * fill
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        mixed = np.clip(np.rint(mixed), limits.min, limits.max)
+    return np.ascontiguousarray(mixed.astype(dtype))
+
+
+@contextlib.contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """Turns what the decoding libraries raise in the block into :class:`ImageError`.
+
+    The block should hold calls of those libraries and nothing else. This is the one place that says
+    which exceptions they raise on damaged files; imagecodecs derives its own from ``RuntimeError``.
+
+    Args:
+        path: The file that is read.
+
+    Raises:
+        ImageError: ``unreadable``, or ``unsupported_format`` for a codec that is not there.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ImageError:
+        raise
+    except (ImportError, NotImplementedError) as error:
+        raise unsupported(path, f"stored in a way that cannot be decoded ({_one_line(error)})") from error
+    except MemoryError as error:
+        raise unsupported(path, "too large to be decoded in memory") from error
+    except _decoding_errors() as error:
+        raise unreadable(path, error) from error
+
+
+def _decoding_errors() -> tuple[type[Exception], ...]:
+    general = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+    further = (AssertionError, EOFError, RuntimeError, SyntaxError, struct.error, zlib.error)
+    names = (("tifffile", "TiffFileError"), ("openslide", "OpenSlideError"))
+    # A library that is not loaded cannot have raised anything.
+    special = tuple(getattr(sys.modules[module], name) for module, name in names if module in sys.modules)
+    return general + further + special
+
+
+def _one_line(why: object) -> str:
+    return " ".join(str(why).split()) or type(why).__name__
+
+
+def unreadable(path: Path, why: object) -> ImageError:
+    """Returns the error for a file that is damaged or not an image."""
+    return ImageError(
+        "unreadable",
+        f"{path.name}: cannot be read ({_one_line(why)}); the file is damaged or not an image: "
+        "export it again",
+    )
+
+
+def unsupported(path: Path, what: str, instead: str = "export it as OME-TIFF") -> ImageError:
+    """Returns the error for a file that is whole but of a kind that no reader handles."""
+    return ImageError("unsupported_format", f"{path.name}: {what}; {instead}")

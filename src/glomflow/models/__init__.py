@@ -1,0 +1,1 @@
+"""Encoders, multi-instance learning, attention between modalities and CMUS-Net."""

@@ -1,0 +1,110 @@
+"""Sparse multi-instance learning over a bag of electron micrographs (CMUS-Net, arXiv 2512.15171).
+
+Both variants treat whole batches of padded bags at once. Padding and the order of the instances do
+not change the result.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+PUBLISHED_SUM_INSTANCES = 6
+"""Instances that the published ``sum`` variant adds up: the first six."""
+
+_SAME = 1e-6  # relative difference below which inverse distances count as equal
+_EPSILON = 1e-8
+
+
+def smil_sum(
+    features: Tensor, mask: Tensor, limit: int | None = PUBLISHED_SUM_INSTANCES
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Adds up the first instances of each bag (the published ``sum`` variant).
+
+    Args:
+        features: (B, n, ...) feature maps, most informative instance first.
+        mask: (B, n) bool, True where there is an instance.
+        limit: Instances that enter, counted over those present; None for all.
+
+    Returns:
+        The sum (B, ...), the weights (B, n) and the kept instances (B, n).
+    """
+    kept = mask if limit is None else mask & (mask.cumsum(1) <= limit)
+    weights = kept.to(features.dtype)
+    return _weighted_sum(features, weights, kept), weights, kept
+
+
+def smil_distance(
+    features: Tensor, mask: Tensor, threshold: float, *, parity: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Drops outlying instances and weights the others by closeness to the centre of the bag.
+
+    The centre is the instance with the smallest sum of Euclidean distances to the others. Instances
+    farther from it than ``threshold`` times the mean distance are dropped; the others but the centre
+    get their inverse distance, min-max scaled over them, as weight; the centre gets 1. Weights carry
+    no gradient. Where scaling is undefined (one other instance, all equally far) weights are 1.
+
+    Args:
+        features: (B, n, ...) feature maps.
+        mask: (B, n) bool, True where there is an instance.
+        threshold: t, the multiple of the mean distance that is kept.
+        parity: Reproduce the published indexing, which looks up the centre's place in the bag within
+            the list of kept instances: the instance found there gets 1 instead of the centre.
+
+    Returns:
+        The weighted sum (B, ...), zeros for an empty bag; the weights (B, n); the kept instances
+        (B, n).
+    """
+    with torch.no_grad():
+        distances = _bag_distances(features, mask)
+        centre, kept, from_centre = _filter(distances, mask, threshold)
+        if parity:
+            special = kept & (kept.cumsum(1) - 1 == centre[:, None])
+        else:
+            special = torch.arange(mask.shape[1], device=mask.device) == centre[:, None]
+        weights = _closeness(from_centre, kept & ~special)
+        weights = weights.masked_fill(special & kept, 1.0).to(features.dtype)
+    return _weighted_sum(features, weights, kept), weights, kept
+
+
+def _bag_distances(features: Tensor, mask: Tensor) -> Tensor:
+    """Returns (B, n, n) distances of bags min-max scaled to 0..1, zeros at padding.
+
+    They are taken in float64 and rounded: weights depend on small differences between them.
+    """
+    flat = torch.nan_to_num(features.flatten(2).float(), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = torch.aminmax(flat, dim=2)
+    low = low.masked_fill(~mask, torch.inf).amin(1)[:, None, None]
+    high = high.masked_fill(~mask, -torch.inf).amax(1)[:, None, None]
+    extent = high - low
+    scaled = ((flat - low) / torch.where(extent > 0, extent, torch.ones_like(extent))).double()
+    distances = torch.cdist(scaled, scaled, compute_mode="donot_use_mm_for_euclid_dist").float()
+    return distances.masked_fill(~(mask[:, :, None] & mask[:, None, :]), 0.0)
+
+
+def _filter(distances: Tensor, mask: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the centre (B,), the kept instances (B, n) and their distance to the centre (B, n)."""
+    count = mask.sum(1)
+    sums = distances.sum(2)
+    centre = sums.masked_fill(~mask, torch.inf).argmin(1)
+    others = (count - 1).clamp(min=1).to(sums.dtype)
+    mean = (sums / others[:, None]).sum(1) / count.clamp(min=1).to(sums.dtype)
+    from_centre = distances.gather(1, centre[:, None, None].expand(-1, 1, mask.shape[1])).squeeze(1)
+    kept = mask & (from_centre <= threshold * mean[:, None])
+    return centre, kept, from_centre
+
+
+def _closeness(from_centre: Tensor, among: Tensor) -> Tensor:
+    """Returns inverse distances min-max scaled over ``among`` (B, n); 1 where all are equal."""
+    inverse = 1.0 / (from_centre + _EPSILON)
+    low = inverse.masked_fill(~among, torch.inf).amin(1, keepdim=True)
+    high = inverse.masked_fill(~among, -torch.inf).amax(1, keepdim=True)
+    extent = high - low
+    defined = extent > _SAME * high
+    scaled = (inverse - low) / torch.where(defined, extent, torch.ones_like(extent))
+    return torch.where(defined, scaled, torch.ones_like(scaled)).masked_fill(~among, 0.0)
+
+
+def _weighted_sum(features: Tensor, weights: Tensor, kept: Tensor) -> Tensor:
+    flat = features.flatten(2).masked_fill(~kept[:, :, None], 0)
+    return torch.bmm(weights[:, None, :], flat).reshape(features.shape[0], *features.shape[2:])

@@ -1,0 +1,98 @@
+"""The figures of a report: what each shows, in words.
+
+The same captions stand in ``rules/captions/<name>.rst`` for Snakemake's own report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FigureText:
+    """The words of a figure.
+
+    Attributes:
+        caption: What it shows and how to read it.
+        alt: What is to be seen, for readers who cannot see it.
+    """
+
+    caption: str
+    alt: str
+
+
+FIGURES: dict[str, FigureText] = {
+    "cohort_overview": FigureText(
+        "Patients by diagnosis and site, and usable images per patient by modality (a dot is a patient, "
+        "the bar the median).",
+        "Stacked bars of patients by diagnosis and site; dots of the number of images per patient in "
+        "optical microscopy, immunofluorescence and electron microscopy.",
+    ),
+    "worst_focus": FigureText(
+        "The usable images of lowest focus in each modality. They took part; look whether they should have.",
+        "Thumbnails of the least sharp images of each modality.",
+    ),
+    "stain_panels": FigureText(
+        "Glomeruli as scanned (before) and after stain normalisation (after), drawn at random and spread "
+        "over sites.",
+        "Pairs of glomerulus crops before and after stain normalisation.",
+    ),
+    "crops_om": FigureText(
+        "Glomerulus crops by diagnosis, patients drawn at random, as the model sees them.",
+        "Contact sheet of glomerulus crops in optical microscopy, by diagnosis.",
+    ),
+    "crops_im": FigureText(
+        "Immunofluorescence crops by diagnosis, patients drawn at random. Colours are groups of markers, "
+        "brightness is on a fixed scale.",
+        "Contact sheet of immunofluorescence crops by diagnosis.",
+    ),
+    "crops_tem": FigureText(
+        "Tiles of electron micrographs by diagnosis, patients drawn at random, one tile each.",
+        "Contact sheet of electron micrograph tiles by diagnosis.",
+    ),
+    "lesions": FigureText(
+        "Glomeruli by lesion class, drawn at random and spread over slides.",
+        "Contact sheet of glomerulus crops by lesion class.",
+    ),
+    "training_curves": FigureText(
+        "Loss during training and on the validation patients: a thin line per fold and seed, the median "
+        "thick. Test patients play no part.",
+        "Line plots of training and validation loss over epochs, one panel per model.",
+    ),
+    "confusion_matrix": FigureText(
+        "Confusion matrix of all test patients: diagnosis in rows, prediction in columns; number of patients "
+        "and share of the row.",
+        "Confusion matrix of diagnoses and predictions.",
+    ),
+    "roc_curves": FigureText(
+        "ROC curves of each diagnosis against the others, all test patients together.",
+        "ROC curves, one per diagnosis.",
+    ),
+    "reliability": FigureText(
+        "Reliability: the share of right predictions against the probability that the model gave them. "
+        "Points below the diagonal are overconfident; larger points hold more patients.",
+        "Reliability diagram above a histogram of the predicted probabilities.",
+    ),
+    "ablation": FigureText(
+        "Accuracy of every model with its interval, and the ceiling that its modalities set by design, "
+        "where the cohort is a phantom.",
+        "Accuracy of each model as a point with an interval bar and a mark at the ceiling.",
+    ),
+    "instance_panels": FigureText(
+        "The electron micrograph tiles that weigh most in the model's decision, by descending weight, and "
+        "the true electron-dense deposits outlined in orange where they are known. Patients are drawn "
+        "at random.",
+        "Rows of electron micrograph tiles with their weights, and the same tiles with deposits outlined.",
+    ),
+    "few_shot_curves": FigureText(
+        "Balanced accuracy over the number of labelled glomeruli per class: mean over runs, with intervals "
+        "that respect slides.",
+        "Line plot of balanced accuracy against the number of labelled glomeruli per class, by method.",
+    ),
+    "few_shot_confusion": FigureText(
+        "Confusion matrix of the linear probe at the largest number of shots: lesion class in rows, "
+        "prediction in columns; test glomeruli per run and share of the row.",
+        "Confusion matrix of lesion classes.",
+    ),
+}
+"""The words of every figure by its name."""

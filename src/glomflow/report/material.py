@@ -1,0 +1,192 @@
+"""What a report is made of, read when it is first asked for; what is absent is None."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from glomflow.cohort.folds import eligible_patients
+from glomflow.config import Config
+from glomflow.errors import GlomflowError
+from glomflow.evaluation.few_shot_summary import FewShotSummary
+from glomflow.evaluation.instances import HITS
+from glomflow.evaluation.summary import Summary
+from glomflow.files import read_json
+from glomflow.tables import (
+    CROPS,
+    FOLDS,
+    INVENTORY,
+    MODALITIES,
+    PATIENTS,
+    STAIN_PROFILES,
+    Schema,
+    read_table,
+)
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """Files of a report; a section appears where its files are given.
+
+    Attributes:
+        patients: PATIENTS table.
+        inventory: INVENTORY table of all shards.
+        stain_profiles: STAIN_PROFILES tables, one per shard.
+        om_index: CROPS tables of the glomerulus crops, one per shard.
+        im_index: CROPS tables of the immunofluorescence crops.
+        tem_index: CROPS tables of the TEM tiles.
+        folds: FOLDS table.
+        folds_json: JSON beside it, with its digest.
+        histories: Model, fold, seed and history table of every training.
+        summary_dir: Folder of the evaluation's summary.
+        deposit_hits: HITS table of the evaluation (phantom only).
+        phantom: ``phantom.json``.
+        few_shot_dir: Folder of the few-shot summary.
+        few_shot_json: JSON with the digest of the draws of slides and shots.
+        figures: Figure files by name, see :data:`glomflow.report.captions.FIGURES`.
+        revision: Revision of the workflow's code, if known.
+    """
+
+    patients: Path | None = None
+    inventory: Path | None = None
+    stain_profiles: Sequence[Path] = ()
+    om_index: Sequence[Path] = ()
+    im_index: Sequence[Path] = ()
+    tem_index: Sequence[Path] = ()
+    folds: Path | None = None
+    folds_json: Path | None = None
+    histories: Sequence[tuple[str, int, int, Path]] = ()
+    summary_dir: Path | None = None
+    deposit_hits: Path | None = None
+    phantom: Path | None = None
+    few_shot_dir: Path | None = None
+    few_shot_json: Path | None = None
+    figures: Mapping[str, Path] = field(default_factory=dict)
+    revision: str | None = None
+
+
+def read_histories(histories: Sequence[tuple[str, int, int, Path]]) -> pd.DataFrame:
+    """Joins the histories of all trainings.
+
+    Args:
+        histories: Model, fold, seed and history table of every training.
+
+    Returns:
+        The rows of all tables with the columns model, fold and seed before their own.
+
+    Raises:
+        GlomflowError: A table lacks the column ``epoch``.
+    """
+    frames = []
+    for model, fold, seed, path in histories:
+        frame = pd.read_parquet(path)
+        if "epoch" not in frame:
+            raise GlomflowError(f"history {path}: has no column 'epoch'; train this fold again")
+        frame = frame.drop(columns=["model", "fold", "seed"], errors="ignore")
+        frames.append(
+            pd.DataFrame({"model": model, "fold": fold, "seed": seed}, index=frame.index).join(frame)
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def read_tables(paths: Sequence[Path], schema: Schema) -> pd.DataFrame | None:
+    """Joins the tables of all shards; None if there are none."""
+    if not paths:
+        return None
+    return pd.concat([read_table(path, schema) for path in paths], ignore_index=True)
+
+
+class Material:
+    """The contents of a report's inputs.
+
+    Args:
+        inputs: The files.
+        config: The configuration that they were made with.
+    """
+
+    def __init__(self, inputs: ReportInputs, config: Config) -> None:
+        self.inputs = inputs
+        self.config = config
+
+    @cached_property
+    def patients(self) -> pd.DataFrame | None:
+        """PATIENTS rows."""
+        return None if self.inputs.patients is None else read_table(self.inputs.patients, PATIENTS)
+
+    @cached_property
+    def inventory(self) -> pd.DataFrame | None:
+        """INVENTORY rows."""
+        return None if self.inputs.inventory is None else read_table(self.inputs.inventory, INVENTORY)
+
+    @cached_property
+    def excluded_patients(self) -> pd.DataFrame | None:
+        """Patients without a usable image: patient, reason."""
+        if self.patients is None or self.inventory is None:
+            return None
+        return eligible_patients(self.patients, self.inventory)[1]
+
+    @cached_property
+    def stain_profiles(self) -> pd.DataFrame | None:
+        """STAIN_PROFILES rows."""
+        return read_tables(self.inputs.stain_profiles, STAIN_PROFILES)
+
+    @cached_property
+    def crops(self) -> dict[str, pd.DataFrame]:
+        """CROPS rows by modality, where there are any."""
+        files = zip(
+            MODALITIES, (self.inputs.om_index, self.inputs.im_index, self.inputs.tem_index), strict=True
+        )
+        frames = {modality: read_tables(paths, CROPS) for modality, paths in files}
+        return {modality: frame for modality, frame in frames.items() if frame is not None and len(frame)}
+
+    @cached_property
+    def folds(self) -> pd.DataFrame | None:
+        """FOLDS rows."""
+        return None if self.inputs.folds is None else read_table(self.inputs.folds, FOLDS)
+
+    @cached_property
+    def histories(self) -> pd.DataFrame | None:
+        """History rows of all trainings."""
+        return read_histories(self.inputs.histories) if self.inputs.histories else None
+
+    @cached_property
+    def summary(self) -> Summary | None:
+        """The evaluation's summary."""
+        return None if self.inputs.summary_dir is None else Summary.read(self.inputs.summary_dir)
+
+    @cached_property
+    def few_shot(self) -> FewShotSummary | None:
+        """The few-shot summary."""
+        folder = self.inputs.few_shot_dir
+        return None if folder is None else FewShotSummary.read(folder)
+
+    @cached_property
+    def deposit_hits(self) -> pd.DataFrame | None:
+        """HITS rows."""
+        return None if self.inputs.deposit_hits is None else read_table(self.inputs.deposit_hits, HITS)
+
+    @cached_property
+    def phantom(self) -> dict[str, Any] | None:
+        """The phantom cohort's rules and truth."""
+        if self.inputs.phantom is None:
+            return None
+        truth: dict[str, Any] = read_json(self.inputs.phantom)
+        return truth
+
+    @property
+    def first_model(self) -> str:
+        """The model that the others are compared with."""
+        return next(iter(self.config.diagnosis.models))
+
+    def model_label(self, model: str) -> str:
+        """Returns a model's name with its modalities: ``cmus_net (OM + IM + TEM)``."""
+        settings = self.config.diagnosis.models.get(model)
+        if settings is None:
+            return model
+        seen = " + ".join(name for name in MODALITIES if name in settings.modalities)
+        return f"{model} ({seen})"

@@ -1,0 +1,243 @@
+"""Sections on what came out of the diagnosis track."""
+
+from __future__ import annotations
+
+from glomflow.evaluation.summary import Summary
+from glomflow.report import tables
+from glomflow.report.blocks import Block, Heading, KeyFigures, Notice, PictureRow, Prose, Section
+from glomflow.report.material import Material
+from glomflow.report.numbers import (
+    count,
+    number,
+    p_text,
+    percent,
+    percent_interval,
+    points_interval,
+)
+from glomflow.report.sections_data import exclusion_sentences, figure
+from glomflow.report.tables import Record, ends, keyed
+
+PHANTOM_NOTICE = (
+    "Phantom cohort. The images were drawn by a program, not taken from patients: the numbers show that the "
+    "chain works and how much of what was drawn it recovers. They say nothing about people."
+)
+
+
+def confidence(material: Material) -> str:
+    """Returns the level of the intervals: ``95 %``."""
+    return percent(material.config.evaluation.confidence)
+
+
+def models(summary: Summary) -> list[str]:
+    """Returns the models in the order of the configuration."""
+    return [str(model) for model in summary.models["model"]]
+
+
+def summary_section(material: Material) -> Section | None:
+    """The outcome in one paragraph and a few numbers."""
+    summary = material.summary
+    if summary is None:
+        return None
+    cells = keyed(summary.pooled, "model", "metric")
+    first = models(summary)[0]
+    sentences = [
+        _accuracy_sentence(material, cells[first, "accuracy"]),
+        _other_metrics_sentence(cells, first),
+        *_ceiling_sentences(cells[first, "accuracy"]),
+        *_comparison_sentences(material, summary, cells),
+        *_deposit_sentences(material, first),
+    ]
+    blocks: list[Block] = [_key_figures(material, cells, first), Prose(" ".join(sentences), lead=True)]
+    excluded = exclusion_sentences(material)
+    if excluded:
+        blocks.append(Prose(" ".join(excluded)))
+    if material.phantom is not None:
+        blocks.insert(0, Notice(PHANTOM_NOTICE))
+    return Section("summary", "Summary", blocks)
+
+
+def _patients(material: Material) -> int:
+    summary = material.summary
+    return 0 if summary is None else int(summary.models["patients"].iloc[0])
+
+
+def _key_figures(material: Material, cells: dict[tuple[str, ...], Record], first: str) -> KeyFigures:
+    accuracy, auc, ece = (cells[first, name] for name in ("accuracy", "macro_auc", "ece"))
+    level = confidence(material)
+    beneath = f"{level} interval {percent_interval(accuracy['lower'], accuracy['upper'])}"
+    return KeyFigures(
+        [
+            ("Accuracy", percent(accuracy["value"]), beneath),
+            ("Macro AUC", number(auc["value"]), f"{number(auc['lower'])}–{number(auc['upper'])}"),
+            ("Calibration error", number(ece["value"]), f"{number(ece['lower'])}–{number(ece['upper'])}"),
+            ("Test patients", str(_patients(material)), f"{material.config.folds.n_splits} folds, each once"),
+        ]
+    )
+
+
+def _accuracy_sentence(material: Material, accuracy: Record) -> str:
+    label = material.model_label(material.first_model)
+    seeds = len(material.config.diagnosis.training.seeds)
+    mean = f", as the mean of {seeds} training seeds" if seeds > 1 else ""
+    classes = " or ".join(material.config.cohort.classes)
+    return (
+        f"The model {label} classified {percent(accuracy['value'])} of {count(_patients(material), 'patient')} "
+        f"correctly as {classes} ({confidence(material)} interval "
+        f"{percent_interval(accuracy['lower'], accuracy['upper'])}), each predicted once by a model that had "
+        f"not seen the patient{mean}."
+    )
+
+
+def _other_metrics_sentence(cells: dict[tuple[str, ...], Record], first: str) -> str:
+    auc, f1, ece = (cells[first, name] for name in ("macro_auc", "macro_f1", "ece"))
+    return (
+        f"The macro AUC is {_worded(auc)}, the macro F1 {_worded(f1)}; stated probabilities are off by "
+        f"{number(ece['value'])} on average (expected calibration error)."
+    )
+
+
+def _worded(row: Record) -> str:
+    return f"{number(row['value'])} ({number(row['lower'])} to {number(row['upper'])})"
+
+
+def _ceiling_sentences(accuracy: Record) -> list[str]:
+    if accuracy["ceiling"] != accuracy["ceiling"]:
+        return []
+    return [
+        "By the rules that this cohort was drawn with, a perfect reader of the same modalities would be "
+        f"right in {percent(accuracy['ceiling'])} "
+        f"({percent(accuracy['realised_ceiling'])} on the patients drawn)."
+    ]
+
+
+def _comparison_sentences(
+    material: Material, summary: Summary, cells: dict[tuple[str, ...], Record]
+) -> list[str]:
+    names = models(summary)
+    rows = keyed(summary.comparisons, "other", "metric")
+    settings = material.config.diagnosis.models
+    single = [name for name in names[1:] if len(settings[name].modalities) == 1]
+    rivals = single or names[1:]
+    if not rivals:
+        return []
+    best = max(rivals, key=lambda name: float(cells[name, "accuracy"]["value"]))
+    value, row = cells[best, "accuracy"]["value"], rows[best, "accuracy"]
+    what = "The best model of a single modality" if single else "The best other model"
+    points = points_interval(*ends(row, "difference"))
+    return [
+        f"{what}, {material.model_label(best)}, reached {percent(value)}: a difference of {points}, "
+        f"{p_text(row['p_value'])}. {verdict(row, 1 - material.config.evaluation.confidence)}"
+    ]
+
+
+def verdict(row: Record, alpha: float, units: str = "patients") -> str:
+    """Says what a paired comparison allows to say.
+
+    Args:
+        row: A row of the comparisons: difference and p_value.
+        alpha: Level of significance.
+        units: What was sampled: patients or slides.
+    """
+    if not row["p_value"] < alpha:
+        return f"These {units} do not tell the two apart."
+    if row["difference"] > 0:
+        return f"The advantage is larger than the choice of {units} explains."
+    return f"The disadvantage is larger than the choice of {units} explains."
+
+
+def _deposit_sentences(material: Material, first: str) -> list[str]:
+    hits = material.deposit_hits
+    if hits is None:
+        return []
+    row = keyed(hits, "model", "measure").get((first, "top1"))
+    if row is None:
+        return []
+    return [
+        f"The electron micrograph tile with the highest weight shows a deposit in {percent(row['value'])} "
+        f"({percent_interval(row['lower'], row['upper'])}) of the patients whose tiles show one at all; "
+        f"a random tile would in {percent(row['chance'])}."
+    ]
+
+
+def results_section(material: Material) -> Section | None:
+    """The first model in detail."""
+    summary = material.summary
+    if summary is None:
+        return None
+    first = models(summary)[0]
+    level = confidence(material)
+    small = [p for name in ("confusion_matrix", "roc_curves", "reliability") for p in figure(material, name)]
+    blocks: list[Block] = [
+        Prose(
+            f"The model {material.model_label(first)} on patients that it was not trained on. Brackets hold "
+            f"{level} intervals over patients."
+        ),
+        tables.pooled_table(summary.pooled, summary.mean_sd, models(summary), material.model_label),
+    ]
+    if small:
+        blocks.append(PictureRow(small))
+    blocks.append(tables.per_class_table(summary.per_class, first))
+    blocks.append(tables.per_fold_table(summary.per_fold, summary.mean_sd, first))
+    strata = tables.strata_table(summary.strata, first)
+    if strata is not None:
+        blocks.append(strata)
+    return Section("results", "Results", blocks)
+
+
+def ablation_section(material: Material) -> Section | None:
+    """The models side by side: what each modality adds."""
+    summary = material.summary
+    if summary is None or len(summary.models) < 2:
+        return None
+    names = models(summary)
+    blocks: list[Block] = [
+        Prose(
+            f"Every model was trained and tested on the same folds. {names[0]} is compared with each of the "
+            "others on the same patients, so that a difference is not one of cohorts."
+        ),
+        *figure(material, "ablation"),
+        tables.ablation_table(summary.pooled, summary.comparisons, names, material.model_label),
+    ]
+    return Section("ablation", "What each modality adds", blocks)
+
+
+def instances_section(material: Material) -> Section | None:
+    """The electron micrographs that weigh most."""
+    panels, hits = figure(material, "instance_panels"), material.deposit_hits
+    if not panels and hits is None:
+        return None
+    blocks: list[Block] = [
+        Prose(
+            "A patient's electron micrographs enter as a bag of tiles, and each tile gets a weight. A high "
+            "weight says that the tile counted, not that it shows the disease"
+            + ("." if hits is None else "; the table tells how far the two agree.")
+        ),
+        *panels,
+    ]
+    if hits is not None and len(hits):
+        blocks += [Heading("Weights and deposits"), tables.deposit_table(hits, material.model_label)]
+        blocks.append(Prose(" ".join(_filter_sentences(material))))
+    return Section("instances", "Electron micrographs with the highest weights", blocks)
+
+
+def _filter_sentences(material: Material) -> list[str]:
+    hits = material.deposit_hits
+    sentences = []
+    for row in [] if hits is None else tables.records(hits):
+        settings = material.config.diagnosis.models.get(str(row["model"]))
+        if row["measure"] != "kept" or settings is None:
+            continue
+        if settings.smil.variant == "sum":
+            sentences.append(f"{row['model']} adds up tiles with equal weight (SMIL sum): none stands out.")
+            continue
+        if row["excess_upper"] < 0:
+            said = "it drops deposit tiles more often than others, although they are what matters"
+        elif row["excess_lower"] > 0:
+            said = "it keeps deposit tiles more often than others"
+        else:
+            said = "it does not clearly tell deposit tiles from others"
+        sentences.append(
+            f"The filter of {row['model']} (SMIL distance) passes {percent(row['value'])} of the tiles with "
+            f"a deposit and {percent(row['chance'])} of the others: {said}."
+        )
+    return sentences

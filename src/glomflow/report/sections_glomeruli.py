@@ -1,0 +1,122 @@
+"""Sections on what came out of the glomerulus track."""
+
+from __future__ import annotations
+
+from glomflow.report import tables
+from glomflow.report.blocks import Block, KeyFigures, Prose, Section
+from glomflow.report.material import Material
+from glomflow.report.numbers import count, listing, number, p_text, percent, percent_interval, points_interval
+from glomflow.report.sections_data import exclusion_sentences, figure, lesion_classes
+from glomflow.report.sections_diagnosis import confidence, verdict
+from glomflow.report.tables import Record, ends, keyed
+
+METHODS = {
+    "linear_probe": "linear probe",
+    "colour_texture": "colour and texture",
+}
+"""Methods as a reader calls them."""
+
+HEADLINE_SHOTS = 8
+"""Shots that the summary speaks of, or the nearest number that was run."""
+
+
+def headline(material: Material) -> tuple[str, int] | None:
+    """Returns the method and the number of shots that the summary speaks of."""
+    found = material.few_shot
+    if found is None or found.metrics.empty:
+        return None
+    shots = sorted(int(value) for value in found.metrics["shots"].unique())
+    nearest = min(shots, key=lambda value: (abs(value - HEADLINE_SHOTS), value))
+    return str(found.metrics["method"].iloc[0]), nearest
+
+
+def summary_section(material: Material) -> Section | None:
+    """The outcome in one paragraph and a few numbers."""
+    found, chosen = material.few_shot, headline(material)
+    if found is None or chosen is None:
+        return None
+    method, shots = chosen
+    cells = keyed(found.metrics, "method", "shots", "metric")
+    best = cells[method, shots, "balanced_accuracy"]
+    classes = lesion_classes(material)
+    sentences = [
+        f"With {count(shots, 'labelled glomerulus', 'labelled glomeruli')} per class, a "
+        f"{METHODS.get(method, method)} on features of {material.config.encoder.name} told "
+        f"{listing([name.replace('_', ' ') for name in classes])} apart with a balanced accuracy of "
+        f"{percent(best['mean'])} ({confidence(material)} interval "
+        f"{percent_interval(best['lower'], best['upper'])}; SD over runs {number(100 * best['sd'], 0)} "
+        "points), on glomeruli of slides that it had not seen. "
+        f"{count(int(best['runs']), 'run')} drew slides and labelled glomeruli anew."
+    ]
+    sentences += _comparison_sentences(material, method, shots)
+    auc = cells[method, shots, "macro_auc"]
+    level = confidence(material)
+    blocks: list[Block] = [
+        KeyFigures(
+            [
+                (
+                    "Balanced accuracy",
+                    percent(best["mean"]),
+                    f"{level} interval {percent_interval(best['lower'], best['upper'])}",
+                ),
+                ("Macro AUC", number(auc["mean"]), f"{number(auc['lower'])}–{number(auc['upper'])}"),
+                ("Labelled per class", str(shots), f"of {listing(_shots(material))} tried"),
+                ("Test slides", str(int(best["slides"])), f"{best['crops']:.0f} glomeruli in a run"),
+            ]
+        ),
+        Prose(" ".join(sentences), lead=True),
+    ]
+    excluded = exclusion_sentences(material)
+    if excluded and material.summary is None:
+        blocks.append(Prose(" ".join(excluded)))
+    return Section("glomeruli-summary", "Summary: glomeruli", blocks)
+
+
+def _shots(material: Material) -> list[str]:
+    found = material.few_shot
+    return [] if found is None else [str(value) for value in sorted(found.metrics["shots"].unique())]
+
+
+def _comparison_sentences(material: Material, method: str, shots: int) -> list[str]:
+    found = material.few_shot
+    if found is None:
+        return []
+    rows: list[Record] = [
+        row
+        for row in tables.records(found.comparisons)
+        if row["shots"] == shots and row["metric"] == "balanced_accuracy" and row["method"] == method
+    ]
+    cells = keyed(found.metrics, "method", "shots", "metric")
+    sentences = []
+    for row in rows:
+        other = cells[row["other"], shots, "balanced_accuracy"]
+        said = verdict(row, 1 - material.config.evaluation.confidence, "slides")
+        name = METHODS.get(row["other"], str(row["other"])).capitalize()
+        sentences.append(
+            f"{name} alone reached {percent(other['mean'])}: "
+            f"a difference of {points_interval(*ends(row, 'difference'))}, {p_text(row['p_value'])}. {said}"
+        )
+    return sentences
+
+
+def few_shot_section(material: Material) -> Section | None:
+    """Few-shot classification of lesions."""
+    found = material.few_shot
+    if found is None:
+        return None
+    settings = material.config.few_shot
+    blocks: list[Block] = [
+        Prose(
+            f"In each of {settings.runs} runs, {percent(settings.train_slide_fraction)} of the slides give "
+            "the labelled glomeruli, and all glomeruli of the other slides are the test set, the same for "
+            "every method and number of shots. Nothing is tuned. Brackets hold "
+            f"{confidence(material)} intervals that resample slides and runs together, because glomeruli "
+            "of a slide resemble each other."
+        ),
+        *figure(material, "few_shot_curves"),
+        tables.few_shot_table(found.metrics, METHODS),
+    ]
+    if len(found.comparisons):
+        blocks.append(tables.few_shot_comparison_table(found.comparisons, METHODS))
+    blocks += figure(material, "few_shot_confusion")
+    return Section("few-shot", "Lesions from few labelled glomeruli", blocks)

@@ -1,0 +1,167 @@
+"""Methods and limits in words: what the numbers rest on and what they do not say."""
+
+from __future__ import annotations
+
+from glomflow.config import Model
+from glomflow.report.blocks import Block, Bullets, Heading, Section
+from glomflow.report.material import Material
+from glomflow.report.numbers import listing, percent, thousands
+
+TRAINABLE = {
+    "none": "frozen; its features are computed once",
+    "last": "with its last stage trained",
+    "all": "trained as a whole",
+}
+"""What of the encoder is trained, in words."""
+
+
+def methods_section(material: Material) -> Section:
+    """What was done, and what the numbers do not say."""
+    methods = [_encoder(material)]
+    if material.summary is not None:
+        methods += _diagnosis_methods(material)
+    if material.few_shot is not None:
+        methods.append(_few_shot_method(material))
+    methods.append(_intervals(material))
+    blocks: list[Block] = [
+        Bullets(methods),
+        Heading("What the numbers do not say"),
+        Bullets(limits(material)),
+    ]
+    return Section("methods", "Methods and limits", blocks)
+
+
+def _encoder(material: Material) -> tuple[str, str]:
+    encoder = material.config.encoder
+    weights = encoder.weights
+    origin = "random weights" if weights == "random" else f"weights {weights}"
+    shared = ", one for all modalities" if encoder.shared else ""
+    return "Encoder", f"{encoder.name} ({origin}), {TRAINABLE[encoder.trainable]}{shared}."
+
+
+def _diagnosis_methods(material: Material) -> list[tuple[str, str]]:
+    loss = material.config.diagnosis.loss
+    model = next(iter(material.config.diagnosis.models.values()))
+    smil = (
+        f"tiles farther from the bag's centre than {model.smil.threshold:g} times the mean distance are "
+        "dropped, the others weighted by closeness (SMIL distance)"
+        if model.smil.variant == "distance"
+        else "tiles are added up with equal weight (SMIL sum)"
+    )
+    return [
+        (
+            "CMUS-Net",
+            f"Electron micrograph {smil}; light microscopy and immunofluorescence attend to the result "
+            f"({model.cmsa.heads} heads); a fusion head and one head per modality are trained together on "
+            f"cross-entropies weighted {loss.fusion:g} (fusion), {loss.OM:g} (OM), {loss.IM:g} (IM) and "
+            f"{loss.TEM:g} (TEM). After arXiv 2512.15171.",
+        ),
+        (
+            "Test patients",
+            "each is predicted by models of the fold that holds the patient out; their labels are no input "
+            "of training, and no epoch, threshold or setting is chosen by them.",
+        ),
+    ]
+
+
+def _few_shot_method(material: Material) -> tuple[str, str]:
+    return (
+        "Few labelled glomeruli",
+        f"logistic regression (L2, C = {material.config.few_shot.l2:g}, classes weighted equally) on "
+        "features standardised by the training slides and scaled to unit length; the same recipe on colour "
+        "moments and local binary patterns is the floor that features have to beat.",
+    )
+
+
+def _intervals(material: Material) -> tuple[str, str]:
+    settings = material.config.evaluation
+    return (
+        "Intervals",
+        f"{percent(settings.confidence)}, from {thousands(settings.bootstrap)} bootstrap resamples of "
+        "patients within classes (few-shot: of slides and runs); Wilson's for sensitivities and "
+        "specificities. Where a bootstrap collapses, one that needs no resampling stands in.",
+    )
+
+
+def limits(material: Material) -> list[tuple[str, str]]:
+    """Returns what a reader must not conclude, for this configuration."""
+    items = []
+    if material.phantom is not None:
+        items.append(
+            (
+                "A phantom is not a patient",
+                "Its images hold only what the program draws, and its ceilings hold only for the rules that "
+                "it draws by. No number here estimates what the model would do in a hospital.",
+            )
+        )
+    items.append(
+        (
+            "Another hospital",
+            "Every site is in training and test alike. The numbers speak of further cases from these "
+            "laboratories, not of a new one with its own stains, microscopes and case mix.",
+        )
+    )
+    if material.summary is not None:
+        items += _diagnosis_limits(material)
+    if material.few_shot is not None:
+        items.append(
+            (
+                "Few slides",
+                "Runs draw from the same slides, so that more runs do not make more evidence. Intervals from "
+                "few slides are somewhat too narrow.",
+            )
+        )
+    if (
+        material.config.imaging.stain.target == "cohort_median"
+        and material.config.imaging.stain.method != "none"
+    ):
+        items.append(
+            (
+                "Stain target",
+                "It is the median of all slides, test slides included: no label enters, but a new slide "
+                "would not have been part of it.",
+            )
+        )
+    items.append(("Use", "This is research software. It is no medical device, and no diagnosis rests on it."))
+    return items
+
+
+def _diagnosis_limits(material: Material) -> list[tuple[str, str]]:
+    settings = material.config.diagnosis
+    seeds = len(settings.training.seeds)
+    items = [
+        (
+            "Training is a draw, too",
+            "The intervals resample patients with the predictions as they are. They leave out what another "
+            + ("seed or other folds" if seeds == 1 else "choice of folds")
+            + " would change; the SD over folds hints at it, but folds share training patients.",
+        ),
+        (
+            "Mix of diagnoses",
+            f"Only {listing(list(material.config.cohort.classes))} occur, in the proportions of this cohort. "
+            "Predictive values would change with the case mix, and any other disease would be called one of "
+            "these.",
+        ),
+        (
+            "Weights are no explanation",
+            "A tile's weight says how much it entered the sum, not why the model decided.",
+        ),
+    ]
+    published = [name for name, model in settings.models.items() if _parity(model)]
+    if published:
+        items.append(
+            (
+                "Parity",
+                f"{listing(published)} follow{'s' if len(published) == 1 else ''} the published arithmetic, "
+                "known defects included.",
+            )
+        )
+    if material.config.folds.parity:
+        items.append(
+            ("No validation patients", "The published split has none, so that no epoch can be chosen.")
+        )
+    return items
+
+
+def _parity(model: Model) -> bool:
+    return model.parity

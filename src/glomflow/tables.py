@@ -1,0 +1,265 @@
+"""The tables that flow between stages: their columns, units and meaning.
+
+A table is a Parquet file whose columns are declared here; reading or writing one with a missing,
+unknown or wrongly typed column is an error. Columns that a table gains by its configuration (a
+probability per class) are declared by the writer through ``extra``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from glomflow.errors import GlomflowError
+from glomflow.files import atomic_path
+
+IMAGE_STATUSES = (
+    "ok",
+    "missing_file",
+    "unreadable",
+    "unsupported_format",
+    "no_pixel_size",
+    "anisotropic",
+    "no_annotation",
+    "blank",
+    "duplicate_file",
+)
+"""What can become of an image; every status but ``ok`` excludes it and comes with a reason."""
+
+MODALITIES = ("OM", "IM", "TEM")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        dtype: ``string``, ``int64``, ``float64`` or ``bool``; strings and floats may be missing.
+        meaning: What the value says, with its unit.
+    """
+
+    dtype: str
+    meaning: str
+
+
+Schema = Mapping[str, Column]
+
+PATIENTS: Schema = {
+    "patient": Column("string", "patient identifier"),
+    "label": Column("string", "diagnosis, one of cohort.classes"),
+    "site": Column("string", "hospital or laboratory"),
+    "stage": Column("string", "stage of membranous nephropathy (I, II, III), if known"),
+    "shard": Column("int64", "shard that the patient's image jobs run in"),
+}
+
+IMAGES: Schema = {
+    "image": Column("string", "image identifier, unique in the cohort"),
+    "patient": Column("string", "patient identifier"),
+    "modality": Column("string", "OM, IM or TEM"),
+    "path": Column("string", "file, relative to the cohort folder"),
+    "slide": Column("string", "slide or block that the image shows; the image itself if not given"),
+    "stain": Column("string", "histological stain (PAS, PASM, HE, ...) of an OM image"),
+    "marker": Column("string", "IM: marker, or markers of the channels in order, joined by ';'"),
+    "um_per_px": Column("float64", "pixel size given by the sheet, µm/px"),
+    "nm_per_px": Column("float64", "pixel size given by the sheet, nm/px"),
+    "annotation": Column("string", "GeoJSON outlines or label mask, relative to the cohort folder"),
+    "kind": Column("string", "'field': crops are cut from it; 'crop': it is one crop already"),
+    "lesion": Column("string", "lesion class of an image that is a crop"),
+    "row": Column("int64", "row of the sheet (the header is row 1)"),
+    "shard": Column("int64", "shard of the patient"),
+}
+
+INVENTORY: Schema = {
+    "image": Column("string", "image identifier"),
+    "patient": Column("string", "patient identifier"),
+    "modality": Column("string", "OM, IM or TEM"),
+    "path": Column("string", "file, relative to the cohort folder"),
+    "slide": Column("string", "slide identifier"),
+    "shard": Column("int64", "shard of the patient"),
+    "status": Column("string", "'ok', or why the image is left out"),
+    "reason": Column("string", "what is wrong and what to do; empty if ok"),
+    "reader": Column("string", "reader that opened the file"),
+    "width": Column("int64", "width at full resolution, px (0 if unread)"),
+    "height": Column("int64", "height at full resolution, px (0 if unread)"),
+    "levels": Column("int64", "resolution levels"),
+    "channels": Column("string", "channel names joined by ';'"),
+    "dtype": Column("string", "type of the samples"),
+    "um_per_px": Column("float64", "pixel size used, µm/px (TEM: nm/px divided by 1000)"),
+    "pixel_size_from": Column("string", "'sheet', 'tags', 'config', or 'none' for a ready-made crop"),
+    "sha256": Column("string", "digest of the file"),
+    "bytes": Column("int64", "size of the file"),
+    "focus": Column("float64", "variance of the Laplacian of the thumbnail, higher is sharper"),
+    "tissue_fraction": Column("float64", "share of the thumbnail that is not background, 0 to 1"),
+    "saturated_fraction": Column("float64", "share of samples at the ends of the range, 0 to 1"),
+    "thumbnail": Column("string", "thumbnail PNG, relative to the inventory's folder"),
+}
+
+STAIN_PROFILES: Schema = {
+    "slide": Column("string", "slide identifier"),
+    "method": Column("string", "macenko, reinhard or none"),
+    "matrix": Column("string", "JSON: 2x3 stain matrix, rows unit optical-density vectors (macenko)"),
+    "concentrations": Column("string", "JSON: 99th percentile concentration of each stain (macenko)"),
+    "lab_mean": Column("string", "JSON: mean of L*, a*, b* over tissue (reinhard)"),
+    "lab_std": Column("string", "JSON: standard deviation of L*, a*, b* over tissue (reinhard)"),
+    "background": Column("string", "JSON: white level of R, G, B, 0-255"),
+    "tissue_pixels": Column("int64", "tissue pixels that the profile rests on"),
+    "flag": Column("string", "'' if usable; else why crops of this slide pass through unchanged"),
+}
+
+CROPS: Schema = {
+    "row": Column("int64", "row of the memory map"),
+    "crop": Column("string", "crop identifier, unique in the cohort"),
+    "patient": Column("string", "patient identifier"),
+    "image": Column("string", "image identifier"),
+    "slide": Column("string", "slide identifier"),
+    "modality": Column("string", "OM, IM or TEM"),
+    "x": Column("float64", "left edge in the image at full resolution, px"),
+    "y": Column("float64", "top edge in the image at full resolution, px"),
+    "width": Column("float64", "width in the image at full resolution, px"),
+    "height": Column("float64", "height in the image at full resolution, px"),
+    "um_per_px": Column("float64", "pixel size of the stored crop, µm/px (missing for ready-made crops)"),
+    "lesion": Column("string", "lesion class from the annotation, if any"),
+    "information": Column("float64", "information score, higher first; comparable within a modality"),
+    "selected": Column("bool", "whether the diagnosis track uses this crop"),
+    "flag": Column("string", "'' or notes: stain_unchanged, at_border, padded, dark; joined by ';'"),
+}
+
+FOLDS: Schema = {
+    "fold": Column("int64", "outer fold, from 0"),
+    "patient": Column("string", "patient identifier"),
+    "split": Column("string", "train, validation or test"),
+}
+
+TRAINING: Schema = {
+    "patient": Column("string", "patient identifier"),
+    "split": Column("string", "train or validation"),
+    "label": Column("string", "diagnosis"),
+}
+"""What a training job gets of a fold: there is no test patient in it."""
+
+TEST: Schema = {"patient": Column("string", "patient identifier")}
+"""What a prediction job gets of a fold."""
+
+EXCLUDED: Schema = {
+    "patient": Column("string", "patient identifier"),
+    "reason": Column("string", "why the patient takes no part"),
+}
+
+PREDICTIONS: Schema = {
+    "patient": Column("string", "patient identifier"),
+    "model": Column("string", "name of the model in the configuration"),
+    "fold": Column("int64", "outer fold"),
+    "seed": Column("int64", "training seed"),
+    "predicted": Column("string", "class of highest probability"),
+    "modalities": Column("string", "modalities that the patient had, joined by '+'"),
+}
+"""One row per patient, model and seed; plus ``p_<class>`` columns, probabilities that sum to 1."""
+
+INSTANCES: Schema = {
+    "patient": Column("string", "patient identifier"),
+    "model": Column("string", "name of the model"),
+    "fold": Column("int64", "outer fold"),
+    "seed": Column("int64", "training seed"),
+    "crop": Column("string", "TEM crop identifier"),
+    "rank": Column("int64", "place in the bag, from 0, by information"),
+    "weight": Column("float64", "weight of the instance in the bag's sum; 0 if filtered out"),
+    "kept": Column("bool", "whether the instance passed the filter"),
+}
+
+FEW_SHOT: Schema = {
+    "method": Column("string", "linear_probe or colour_texture"),
+    "shots": Column("int64", "labelled crops per class"),
+    "run": Column("int64", "run, from 0"),
+    "crop": Column("string", "test crop identifier"),
+    "slide": Column("string", "slide of the crop"),
+    "label": Column("string", "true class"),
+    "predicted": Column("string", "class of highest probability"),
+}
+"""One row per method, shots, run and test crop; plus ``p_<class>`` columns."""
+
+
+def _typed(frame: pd.DataFrame, columns: Schema, name: str) -> pd.DataFrame:
+    missing = [column for column in columns if column not in frame.columns]
+    unknown = [column for column in frame.columns if column not in columns]
+    if missing or unknown:
+        raise GlomflowError(
+            f"table {name}: "
+            + "; ".join(
+                part
+                for part in (
+                    f"missing column {', '.join(map(repr, missing))}" if missing else "",
+                    f"unknown column {', '.join(map(repr, unknown))}" if unknown else "",
+                )
+                if part
+            )
+        )
+    typed = {}
+    for column, spec in columns.items():
+        try:
+            dtype: Any = "str" if spec.dtype == "string" else spec.dtype
+            typed[column] = frame[column].astype(dtype)
+        except (TypeError, ValueError) as error:
+            raise GlomflowError(f"table {name}, column '{column}': not {spec.dtype} ({error})") from error
+    return pd.DataFrame(typed, columns=list(columns))
+
+
+def write_table(
+    path: str | os.PathLike[str], frame: pd.DataFrame, schema: Schema, extra: Schema | None = None
+) -> None:
+    """Writes a table as Parquet, atomically, after checking it against its schema.
+
+    Args:
+        path: Target file.
+        frame: The rows; an empty frame without columns is allowed and gets the schema's columns.
+        schema: The declared columns.
+        extra: Columns that this table has beyond the schema.
+
+    Raises:
+        GlomflowError: A column is missing, unknown or of the wrong type.
+    """
+    columns = {**schema, **(extra or {})}
+    if frame.empty and not len(frame.columns):
+        frame = pd.DataFrame({column: [] for column in columns})
+    frame = _typed(frame, columns, str(path))
+    with atomic_path(path) as temporary:
+        frame.to_parquet(temporary, index=False)
+
+
+def read_table(
+    path: str | os.PathLike[str], schema: Schema, extra: Schema | None = None, *, open_ended: bool = False
+) -> pd.DataFrame:
+    """Reads a table and checks it against its schema.
+
+    Args:
+        path: Parquet file.
+        schema: The declared columns.
+        extra: Columns that this table has beyond the schema.
+        open_ended: Allow (and keep) further columns, such as ``p_<class>``.
+
+    Returns:
+        The rows, with the schema's dtypes; missing strings are NaN.
+
+    Raises:
+        GlomflowError: The file cannot be read, or a column is missing, unknown or of the wrong type.
+    """
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise GlomflowError(f"table {path}: cannot be read ({error}); delete it and run again") from error
+    columns = {**schema, **(extra or {})}
+    if open_ended:
+        further = [column for column in frame.columns if column not in columns]
+        return pd.concat(
+            [_typed(frame[list(set(frame.columns) & set(columns))], columns, str(path)), frame[further]],
+            axis=1,
+        )
+    return _typed(frame, columns, str(path))
+
+
+def probability_columns(classes: list[str]) -> dict[str, Column]:
+    """Returns the ``p_<class>`` columns of a predictions table."""
+    return {f"p_{name}": Column("float64", f"probability of {name}, 0 to 1") for name in classes}

@@ -1,0 +1,222 @@
+"""Bags of crops or features for a list of patients, read from the stores.
+
+Nothing here knows a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet
+import torch
+
+from glomflow.errors import GlomflowError
+from glomflow.models.batch import Instances
+from glomflow.tables import CROPS, read_table
+
+
+@dataclass(frozen=True)
+class StoreRef:
+    """The files of one shard of one modality.
+
+    Attributes:
+        npy: Crops, uint8 (N, H, W, C).
+        index: CROPS table, one row per crop.
+        features: Feature maps, float16 (N, h, w, C), if they are cached.
+    """
+
+    npy: Path
+    index: Path
+    features: Path | None = None
+
+
+Stores = Mapping[str, Sequence[StoreRef]]
+"""Shards per modality (OM, IM, TEM)."""
+
+
+class Bags:
+    """One modality's selected crops of given patients, most informative first.
+
+    Args:
+        stores: The modality's shards.
+        patients: Patients, in the order that their bags are numbered.
+        features: Read cached features instead of crops.
+
+    Attributes:
+        slots: (P, n) int64: the row of each instance, -1 where there is none; n at least 1.
+        crops: Crop identifier of each row.
+
+    Raises:
+        GlomflowError: A store lacks its features, or its files do not fit each other.
+    """
+
+    def __init__(self, stores: Sequence[StoreRef], patients: Sequence[str], *, features: bool) -> None:
+        self._arrays = [_open(store, features) for store in stores]
+        places = {patient: place for place, patient in enumerate(patients)}
+        chosen = [_selected(store, shard, places) for shard, store in enumerate(stores)]
+        rows = pd.concat(chosen, ignore_index=True) if chosen else _selection([])
+        rows = rows.sort_values(
+            ["place", "information", "crop"], ascending=[True, False, True], na_position="last"
+        )
+        self.crops: list[str] = rows["crop"].tolist()
+        self._shard = rows["shard"].to_numpy(np.int64)
+        self._row = rows["row"].to_numpy(np.int64)
+        counts = np.bincount(rows["place"].to_numpy(np.int64), minlength=len(patients))
+        ends = np.cumsum(counts)
+        steps = np.arange(max(1, int(counts.max(initial=0))))
+        self.slots = np.where(steps < counts[:, None], (ends - counts)[:, None] + steps, -1)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one instance; (1, 1, 1) if there is no shard."""
+        return tuple(self._arrays[0].shape[1:]) if self._arrays else (1, 1, 1)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Reads instances.
+
+        Args:
+            rows: (R,) int64.
+
+        Returns:
+            (R, ...) in the store's dtype.
+        """
+        dtype = self._arrays[0].dtype if self._arrays else np.dtype(np.float16)
+        out = np.empty((len(rows), *self.shape), dtype)
+        for shard in np.unique(self._shard[rows]):
+            here = self._shard[rows] == shard
+            out[here] = self._arrays[shard][self._row[rows[here]]]
+        return out
+
+
+class FoldData:
+    """The bags of a list of patients, modality by modality.
+
+    Args:
+        stores: Shards per modality.
+        modalities: Modalities to read.
+        patients: Patients, each once.
+        features: Read cached features instead of crops.
+
+    Raises:
+        GlomflowError: A patient is listed twice, a modality has no store, or files do not fit.
+    """
+
+    def __init__(
+        self, stores: Stores, modalities: Sequence[str], patients: Sequence[str], *, features: bool
+    ) -> None:
+        self.patients = list(patients)
+        if len(set(self.patients)) != len(self.patients):
+            twice = sorted({patient for patient in self.patients if self.patients.count(patient) > 1})
+            raise GlomflowError(f"patients listed twice: {', '.join(twice[:5])}; list each once")
+        missing = [name for name in modalities if not stores.get(name)]
+        if missing:
+            raise GlomflowError(
+                f"no crop store for {', '.join(missing)}: the cohort has no such images; "
+                "take the modality out of diagnosis.models.<name>.modalities"
+            )
+        self.bags = {name: Bags(stores[name], self.patients, features=features) for name in modalities}
+
+    def present(self, modality: str) -> np.ndarray:
+        """Returns (P,) bool, True for patients who have the modality."""
+        found: np.ndarray = self.bags[modality].slots[:, 0] >= 0
+        return found
+
+    def instances(self, places: np.ndarray, *, pin: bool = False) -> Instances:
+        """Reads the bags of some patients.
+
+        Args:
+            places: (B,) int64, places in :attr:`patients`.
+            pin: Put the rows into pinned memory, for copies to a GPU.
+
+        Returns:
+            Their instances; bags are as long as the longest of these patients.
+        """
+        rows, slots = {}, {}
+        for name, bags in self.bags.items():
+            wanted = bags.slots[places]
+            mask = wanted >= 0
+            local = np.where(mask, np.cumsum(mask).reshape(mask.shape) - 1, -1)
+            longest = max(1, int(mask.sum(1).max(initial=0)))
+            read = torch.from_numpy(bags.read(wanted[mask]))
+            rows[name] = read.pin_memory() if pin else read
+            slots[name] = torch.from_numpy(np.ascontiguousarray(local[:, :longest]))
+        return Instances(rows, slots)
+
+
+def channel_statistics(data: FoldData, places: np.ndarray) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Computes each channel's mean and SD over all feature maps of some patients.
+
+    Args:
+        data: Bags of features.
+        places: Patients to take (the training patients of a fold, no others).
+
+    Returns:
+        Per modality, mean (C,) and SD (C,) float32; zeros and ones where there is no instance.
+
+    Raises:
+        GlomflowError: A feature map holds NaN or infinity; the message names the patients.
+    """
+    statistics = {}
+    for name, bags in data.bags.items():
+        channels = bags.shape[-1]
+        count, total, squares = 0, np.zeros(channels), np.zeros(channels)
+        for start in range(0, len(places), 32):
+            slots = bags.slots[places[start : start + 32]]
+            maps = bags.read(slots[slots >= 0]).astype(np.float32)
+            _check_finite(data, name, maps, np.nonzero(slots >= 0)[0], places[start : start + 32])
+            flat = maps.reshape(-1, channels)
+            count += len(flat)
+            total += flat.sum(0, dtype=np.float64)
+            squares += np.einsum("nc,nc->c", flat, flat, dtype=np.float64)
+        mean = total / max(count, 1)
+        deviation = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 0)) if count else np.ones(channels)
+        statistics[name] = torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
+    return statistics
+
+
+def _check_finite(
+    data: FoldData, modality: str, maps: np.ndarray, owners: np.ndarray, places: np.ndarray
+) -> None:
+    bad = ~np.isfinite(maps).all(axis=(1, 2, 3))
+    if bad.any():
+        names = sorted({data.patients[places[owner]] for owner in owners[bad]})
+        raise GlomflowError(
+            f"{modality} features of {', '.join(names[:5])} hold NaN or infinity; "
+            "delete the features and run again, or look at these patients' images"
+        )
+
+
+def _open(store: StoreRef, features: bool) -> np.ndarray:
+    path = store.features if features else store.npy
+    if path is None:
+        raise GlomflowError(
+            f"store {store.npy} has no cached features; cache them first (encoder.trainable: none)"
+        )
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        count = pyarrow.parquet.read_metadata(store.index).num_rows
+    except (OSError, ValueError) as error:
+        raise GlomflowError(f"store {path} cannot be read ({error}); delete it and run again") from error
+    if count != len(array):
+        raise GlomflowError(
+            f"store {path} has {len(array)} rows, its index {store.index} has {count}; "
+            "delete both and run again"
+        )
+    return array
+
+
+def _selected(store: StoreRef, shard: int, places: Mapping[str, int]) -> pd.DataFrame:
+    index = read_table(store.index, CROPS)
+    index = index[index["selected"] & index["patient"].isin(list(places))]
+    chosen = index[["crop", "row", "information"]].copy()
+    chosen["place"] = index["patient"].map(places).astype("int64")
+    chosen["shard"] = shard
+    return chosen
+
+
+def _selection(rows: list[object]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["crop", "row", "information", "place", "shard"])

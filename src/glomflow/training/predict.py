@@ -1,0 +1,147 @@
+"""Predicting the held-out patients of a fold. No label enters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from glomflow import config
+from glomflow.errors import GlomflowError
+from glomflow.files import read_json
+from glomflow.models.cmus_net import Outputs, PatientModel, modality_names, probabilities
+from glomflow.tables import INSTANCES, PREDICTIONS, probability_columns
+from glomflow.training.data import FoldData, Stores
+from glomflow.training.features import resolve_device
+from glomflow.training.fit import build_model, is_frozen
+from glomflow.training.seeds import deterministic
+
+_AT_ONCE = 16
+
+
+def predict_fold(
+    patients: Sequence[str],
+    stores: Stores,
+    settings: config.Config,
+    model_name: str,
+    fold: int,
+    seed: int,
+    weights: Path,
+    settings_json: Path,
+    *,
+    device: str = "auto",
+    threads: int = 1,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Predicts patients with trained weights.
+
+    A patient who lacks every modality of the model is predicted too, from the heads' biases, and has
+    an empty ``modalities``.
+
+    Args:
+        patients: Patients, each once.
+        stores: Shards per modality.
+        settings: The configuration that the model was trained with.
+        model_name: Key of ``diagnosis.models``.
+        fold: Outer fold.
+        seed: Training seed.
+        weights: Written by :func:`fit.train_fold`.
+        settings_json: Written by :func:`fit.train_fold`.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        threads: CPU threads.
+
+    Returns:
+        PREDICTIONS with ``p_<class>`` columns, one row per patient in the given order; and INSTANCES,
+        one row per TEM crop (none for a model without TEM).
+
+    Raises:
+        GlomflowError: The weights were trained with other settings or cannot be read, or a patient
+            is listed twice.
+    """
+    model = settings.diagnosis.models[model_name]
+    classes = list(settings.cohort.classes)
+    target = resolve_device(device)
+    with deterministic(threads), torch.no_grad():
+        data = FoldData(stores, model.modalities, patients, features=is_frozen(settings))
+        module = _load(settings, model_name, weights, settings_json).to(target).eval()
+        predictions: list[dict[str, Any]] = []
+        instances: list[dict[str, Any]] = []
+        key = {"model": model_name, "fold": fold, "seed": seed}
+        for start in range(0, len(data.patients), _AT_ONCE):
+            places = np.arange(start, min(start + _AT_ONCE, len(data.patients)))
+            outputs: Outputs = module(data.instances(places).to(target))
+            predictions += _prediction_rows(outputs, data, places, classes, key)
+            instances += _instance_rows(outputs, data, places, key)
+    columns = [*PREDICTIONS, *probability_columns(classes)]
+    return pd.DataFrame(predictions, columns=columns), pd.DataFrame(instances, columns=list(INSTANCES))
+
+
+def _load(settings: config.Config, model_name: str, weights: Path, settings_json: Path) -> PatientModel:
+    trained = read_json(settings_json)
+    model = settings.diagnosis.models[model_name]
+    now = {
+        "model_name": model_name,
+        "model": model.model_dump(mode="json"),
+        "encoder": settings.encoder.model_dump(mode="json"),
+        "classes": list(settings.cohort.classes),
+    }
+    changed = [key for key, value in now.items() if trained.get(key) != value]
+    if changed:
+        raise GlomflowError(
+            f"{weights}: trained with another {' and '.join(changed)} than the configuration has now; "
+            "delete the weights and train again"
+        )
+    module = build_model(
+        settings, model, channels=trained["channels"] if is_frozen(settings) else None, pretrained=False
+    )
+    try:
+        module.load_state_dict(load_file(weights), strict=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise GlomflowError(
+            f"{weights}: cannot be loaded ({error}); delete the weights and train again"
+        ) from error
+    return module
+
+
+def _prediction_rows(
+    outputs: Outputs, data: FoldData, places: np.ndarray, classes: list[str], key: dict[str, Any]
+) -> list[dict[str, Any]]:
+    chances = probabilities(outputs).cpu().numpy()
+    present = {name: outputs.present[name].cpu().numpy() for name in data.bags}
+    return [
+        {
+            "patient": data.patients[place],
+            **key,
+            "predicted": classes[int(chances[row].argmax())],
+            "modalities": modality_names({name: bool(there[row]) for name, there in present.items()}),
+            **{f"p_{name}": float(chance) for name, chance in zip(classes, chances[row], strict=True)},
+        }
+        for row, place in enumerate(places)
+    ]
+
+
+def _instance_rows(
+    outputs: Outputs, data: FoldData, places: np.ndarray, key: dict[str, Any]
+) -> list[dict[str, Any]]:
+    if outputs.instance_weights is None or outputs.instance_kept is None:
+        return []
+    weights, kept = outputs.instance_weights.cpu().numpy(), outputs.instance_kept.cpu().numpy()
+    bags = data.bags["TEM"]
+    return [
+        {
+            "patient": data.patients[place],
+            **key,
+            "crop": bags.crops[slot],
+            "rank": rank,
+            "weight": float(weights[row, rank]),
+            "kept": bool(kept[row, rank]),
+        }
+        for row, place in enumerate(places)
+        for rank, slot in enumerate(bags.slots[place])
+        if slot >= 0
+    ]

@@ -1,0 +1,223 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from glomflow.config import Evaluation, FewShot
+from glomflow.errors import GlomflowError
+from glomflow.evaluation.draws import draw_shots
+from glomflow.evaluation.few_shot import few_shot, fit_predict, pool_features
+from glomflow.evaluation.few_shot_summary import FEW_SHOT_FILES, TABLES, FewShotSummary, few_shot_summary
+from glomflow.tables import FEW_SHOT, probability_columns, read_table, write_table
+
+SETTINGS = FewShot(shots=[1, 4], runs=6)
+EVALUATION = Evaluation(bootstrap=200)
+CLASSES = ["normal", "sclerosed"]
+
+
+@pytest.fixture(scope="module")
+def index(make_index) -> pd.DataFrame:
+    rows = [(f"S{number}", f"P{number}", lesion, 5) for number in range(8) for lesion in (*CLASSES, None)]
+    return make_index(rows)
+
+
+def _maps(index: pd.DataFrame, signal: float = 4.0, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    maps = rng.normal(size=(len(index), 2, 2, 6)).astype(np.float16)
+    maps[(index["lesion"] == "sclerosed").to_numpy(), ..., 0] += signal
+    return maps
+
+
+def _crops(index: pd.DataFrame, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (len(index), 16, 16, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def draws(index) -> pd.DataFrame:
+    return draw_shots(index, SETTINGS, seed=1)
+
+
+@pytest.fixture(scope="module")
+def predictions(index, draws) -> pd.DataFrame:
+    return few_shot([index], [_maps(index)], [_crops(index)], SETTINGS, seed=1, draws=draws)
+
+
+def test_every_test_crop_is_predicted_once(predictions, draws, tmp_path) -> None:
+    test = draws[draws["split"] == "test"]
+    expected = set(zip(test["run"], test["crop"], strict=True))
+    for _, rows in predictions.groupby(["method", "shots"]):
+        assert len(rows) == len(expected)
+        assert set(zip(rows["run"], rows["crop"], strict=True)) == expected
+    assert predictions[["p_normal", "p_sclerosed"]].sum(axis=1).to_numpy() == pytest.approx(1.0)
+    extra = probability_columns(CLASSES)
+    write_table(tmp_path / "few_shot.parquet", predictions, FEW_SHOT, extra)
+    assert len(read_table(tmp_path / "few_shot.parquet", FEW_SHOT, extra)) == len(predictions)
+
+
+def test_shards_and_drawing_inside_change_nothing(index, predictions) -> None:
+    maps, crops = _maps(index), _crops(index)
+    parts = [slice(0, 37), slice(37, 37), slice(37, None)]
+    again = few_shot(
+        [index[part] for part in parts],
+        [maps[part] for part in parts],
+        [crops[part] for part in parts],
+        SETTINGS,
+        seed=1,
+    )
+    pd.testing.assert_frame_equal(again, predictions)
+
+
+def test_the_test_slides_do_not_enter_the_training(index, draws) -> None:
+    maps = _maps(index)
+    changed = maps.copy()
+    one = draws[(draws["run"] == 0) & (draws["split"] == "test")]["crop"]
+    changed[index["crop"].isin(one.iloc[:1]).to_numpy()] += 5
+    settings = SETTINGS.model_copy(update={"methods": ["linear_probe"]})
+    first, second = (
+        few_shot([index], [values], [], settings, seed=1, draws=draws[draws["run"] == 0])
+        for values in (maps, changed)
+    )
+    others = first["crop"] != one.iloc[0]
+    pd.testing.assert_frame_equal(first[others], second[others])
+    assert not first[~others].equals(second[~others])
+
+
+def test_signal_is_found_and_noise_is_not(predictions, draws) -> None:
+    summary = few_shot_summary(predictions, draws, EVALUATION, seed=0)
+    rows = summary.metrics.set_index(["method", "shots", "metric"])
+    assert rows.loc[("linear_probe", 4, "balanced_accuracy"), "lower"] > 0.7
+    assert rows.loc[("colour_texture", 4, "balanced_accuracy"), "lower"] < 0.6
+    paired = summary.comparisons.set_index(["shots", "metric"])
+    row = paired.loc[(4, "balanced_accuracy")]
+    assert row["lower"] > 0
+    assert row["p_value"] <= row["p_holm"] < 0.05
+
+
+def test_summary_is_the_mean_over_runs(predictions, draws, tmp_path) -> None:
+    from sklearn.metrics import balanced_accuracy_score
+
+    key = ("linear_probe", 1)
+    summary = few_shot_summary(predictions, draws, EVALUATION, seed=0)
+    rows = predictions[(predictions["method"] == "linear_probe") & (predictions["shots"] == 1)]
+    values = [balanced_accuracy_score(run["label"], run["predicted"]) for _, run in rows.groupby("run")]
+    row = summary.metrics.set_index(["method", "shots", "metric"]).loc[
+        ("linear_probe", 1, "balanced_accuracy")
+    ]
+    assert row["mean"] == pytest.approx(np.mean(values))
+    assert row["sd"] == pytest.approx(np.std(values))
+    assert (row["runs"], row["slides"], row["crops"]) == (6, 7, 40)
+    assert row["lower"] <= row["mean"] <= row["upper"]
+    assert summary.confusion.groupby(["method", "shots"])["count"].sum()[key] == pytest.approx(40)
+    summary.write(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FEW_SHOT_FILES)
+    again = FewShotSummary.read(tmp_path)
+    for name in TABLES:
+        pd.testing.assert_frame_equal(getattr(again, name), getattr(summary, name), check_dtype=False)
+
+
+def test_slides_that_differ_widen_the_interval(index, draws) -> None:
+    test = draws[draws["split"] == "test"]
+    widths = []
+    truth = test["label"].map(CLASSES.index).to_numpy()
+    by_slide = np.isin(test["slide"], ["S0", "S1"])
+    by_crop = test["crop"].isin(np.random.default_rng(0).permutation(test["crop"].unique())[:20]).to_numpy()
+    for wrong in (by_slide, by_crop):
+        called = np.where(wrong, 1 - truth, truth)
+        rows = test[["run", "crop", "slide", "label"]].assign(method="linear_probe", shots=1)
+        rows["predicted"] = np.array(CLASSES)[called]
+        rows[["p_normal", "p_sclerosed"]] = np.eye(2)[called]
+        table = few_shot_summary(rows, draws, EVALUATION, seed=0).metrics.set_index("metric")
+        widths.append(table.loc["balanced_accuracy", "upper"] - table.loc["balanced_accuracy", "lower"])
+    assert widths[0] > 1.5 * widths[1]
+
+
+def test_perfect_predictions_get_the_interval_of_their_slides(draws) -> None:
+    test = draws[draws["split"] == "test"]
+    rows = test[["run", "crop", "slide", "label"]].assign(
+        method="linear_probe", shots=1, predicted=test["label"]
+    )
+    rows[["p_normal", "p_sclerosed"]] = np.eye(2)[test["label"].map(CLASSES.index)]
+    summary = few_shot_summary(rows, draws, EVALUATION, seed=0)
+    row = summary.metrics.set_index("metric").loc["balanced_accuracy"]
+    assert (row["mean"], row["upper"], row["interval"]) == (1.0, 1.0, "wilson")
+    assert row["lower"] == pytest.approx(7 / (7 + 1.96**2), abs=1e-3)
+    assert summary.comparisons.empty
+
+
+def test_pooling_averages_cells() -> None:
+    maps = np.arange(24, dtype=np.float16).reshape(2, 2, 2, 3)
+    assert pool_features(maps).tolist() == [[4.5, 5.5, 6.5], [16.5, 17.5, 18.5]]
+    assert pool_features(maps[:, 0, 0], np.array([1])).tolist() == [[12, 13, 14]]
+
+
+@pytest.mark.parametrize(
+    ("maps", "message"),
+    [
+        (np.array([[0.0, 1.0], [np.nan, 1.0]]), r"features of row 1 are not finite \(1 such\)"),
+        (np.zeros((2, 3, 4)), r"features of shape \(2, 3, 4\); expected"),
+    ],
+)
+def test_unusable_features(maps: np.ndarray, message: str) -> None:
+    with pytest.raises(GlomflowError, match=message):
+        pool_features(maps)
+
+
+def test_probe_is_balanced_and_ordered_as_the_classes() -> None:
+    shots = np.array([[1.0, 0.0], [0.9, 0.1], [0.8, 0.2], [0.0, 1.0]])
+    scores = fit_predict(
+        shots, ["b", "b", "b", "a"], np.array([[1.0, 0.0], [0.0, 1.0]]), ["a", "b"], penalty=10
+    )
+    assert scores.argmax(axis=1).tolist() == [1, 0]
+    assert scores.sum(axis=1) == pytest.approx([1, 1])
+
+
+def test_a_class_without_a_shot_is_named() -> None:
+    with pytest.raises(GlomflowError, match="no shot of class 'b'"):
+        fit_predict(np.eye(2), ["a", "a"], np.eye(2), ["a", "b"], penalty=1)
+
+
+def test_stores_of_other_lengths_are_an_error(index, draws) -> None:
+    with pytest.raises(
+        GlomflowError, match=r"few-shot, linear_probe: stores of \[3\] rows for crop indexes of"
+    ):
+        few_shot([index], [_maps(index)[:3]], [_crops(index)], SETTINGS, seed=1, draws=draws)
+
+
+def test_draws_of_other_crops_are_an_error(index, draws) -> None:
+    changed = index.replace({"crop": {"S0-normal-0": "new"}})
+    with pytest.raises(GlomflowError, match=r"is not both in the draws and in the crop index \(2 such\)"):
+        few_shot([changed], [_maps(index)], [_crops(index)], SETTINGS, seed=1, draws=draws)
+
+
+def _train_crop(rows: pd.DataFrame, draws: pd.DataFrame) -> pd.DataFrame:
+    train = draws[(draws["run"] == 0) & (draws["split"] == "train")].iloc[0]
+    return pd.concat([rows, rows[rows["run"] == 0].iloc[:1].assign(crop=train["crop"])])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda rows, _: rows.iloc[1:],
+            r"linear_probe, 1 shots: crop '.*' is a test crop of the run, but is not",
+        ),
+        (
+            lambda rows, _: pd.concat([rows, rows.iloc[:1]]),
+            r"crop '.*' is predicted twice in run 0 \(1 such\)",
+        ),
+        (_train_crop, r"crop '.*' is predicted, but is no test crop of the run 0"),
+        (
+            lambda rows, _: rows.assign(label="other"),
+            r"crop '.*': label 'other' is not one of normal, sclerosed",
+        ),
+        (lambda rows, _: rows.assign(p_normal=2.0), r"row 0 \(.*\): a probability is not between 0 and 1"),
+        (lambda rows, _: rows.iloc[:0], "there is no prediction to summarise"),
+    ],
+)
+def test_unusable_predictions_name_the_crop(predictions, draws, spoil, message: str) -> None:
+    with pytest.raises(GlomflowError, match=message):
+        few_shot_summary(spoil(predictions, draws), draws, EVALUATION, seed=0)
+
+
+def test_reading_an_unfinished_summary_names_the_file(tmp_path) -> None:
+    with pytest.raises(GlomflowError, match=r"missing metrics\.parquet, per_run\.parquet"):
+        FewShotSummary.read(tmp_path)

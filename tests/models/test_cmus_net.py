@@ -1,0 +1,213 @@
+"""CMUS-Net: attention, missing modalities, masks, losses, and no waiting for the device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from glomflow import config
+from glomflow.errors import GlomflowError
+from glomflow.models.batch import Batch, Instances, concatenate, gather_bags, mean_over_instances
+from glomflow.models.cmsa import CrossModalAttention
+from glomflow.models.cmus_net import CmusNet, PatientModel, modality_names
+from glomflow.models.losses import head_losses
+
+CHANNELS = 8
+ALL = ("OM", "IM", "TEM")
+
+
+def make_batch(patients: int = 4, *, lacking: dict[str, list[int]] | None = None, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    maps, masks = {}, {}
+    for name in ALL:
+        longest = 5 if name == "TEM" else 1
+        count = torch.tensor([2 + place % 4 if name == "TEM" else 1 for place in range(patients)])
+        count[(lacking or {}).get(name, [])] = 0
+        masks[name] = torch.arange(longest) < count[:, None]
+        values = torch.randn(patients, longest, 3, 3, CHANNELS, generator=generator)
+        maps[name] = values * masks[name][:, :, None, None, None]
+    return Batch(maps, masks)
+
+
+def make_net(**options: object) -> CmusNet:
+    torch.manual_seed(0)
+    return CmusNet(config.Model.model_validate({"hidden": 16, **options}), CHANNELS, 3).eval()
+
+
+@pytest.mark.parametrize("parity", [False, True])
+def test_pooled_attention_is_the_mean_of_the_full_one(parity: bool) -> None:
+    torch.manual_seed(1)
+    attention = CrossModalAttention(CHANNELS, 4, parity=parity)
+    tem, om, im = torch.randn(3, 2, 9, CHANNELS)
+    pooled = attention.pooled(tem, [om, im])
+    torch.testing.assert_close(pooled[0], attention(tem, om).mean(1))
+    torch.testing.assert_close(pooled[1], attention(tem, im).mean(1))
+
+
+def test_attention_is_torchs_multi_head_attention() -> None:
+    torch.manual_seed(2)
+    ours = CrossModalAttention(CHANNELS, 2)
+    theirs = torch.nn.MultiheadAttention(CHANNELS, 2, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key.weight, ours.value.weight]))
+        theirs.in_proj_bias.zero_()
+    theirs.out_proj.load_state_dict(ours.out.state_dict())
+    tem, om = torch.randn(2, 3, 9, CHANNELS)
+    expected, weights = theirs(tem, om, om, average_attn_weights=False)
+    torch.testing.assert_close(ours(tem, om), om + expected)
+    torch.testing.assert_close(ours.attention(tem, om), weights)
+
+
+def test_heads_must_divide_the_channels() -> None:
+    with pytest.raises(GlomflowError, match=r"cmsa.heads: 3 heads do not divide the encoder's 8 channels; use"):
+        make_net(cmsa={"heads": 3})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"smil": {"variant": "sum"}}, {"modalities": ["TEM"]}, {"modalities": ["OM", "IM"]}],
+    ids=["distance", "sum", "tem", "om+im"],
+)
+def test_padding_order_and_company_change_nothing(options: dict[str, object]) -> None:
+    net, batch = make_net(**options), make_batch()
+    expected = net.predict(batch)
+    torch.testing.assert_close(expected.sum(1), torch.ones(4, dtype=torch.float64))
+    assert expected.dtype == torch.float64
+    for place in range(4):
+        maps, masks = {}, {}
+        for name in ALL:
+            order = torch.argsort(~batch.masks[name][place], stable=True).flip(0)
+            garbage = torch.full((1, 2, 3, 3, CHANNELS), 9.0)
+            maps[name] = torch.cat([batch.maps[name][place : place + 1, order], garbage], 1)
+            masks[name] = torch.cat([batch.masks[name][place, order], torch.zeros(2, dtype=torch.bool)])[None]
+        torch.testing.assert_close(net.predict(Batch(maps, masks))[0], expected[place], rtol=1e-4, atol=1e-6)
+
+
+def test_missing_modality_enters_the_fusion_as_zeros() -> None:
+    net = make_net(standardise=False)
+    seen: list[Tensor] = []
+    net.fusion.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    batch = make_batch(lacking={"OM": [1], "TEM": [2], "IM": [3]})
+    outputs = net(batch)
+    tem, om, im = seen[0].chunk(3, dim=1)
+    assert not om[1].any()
+    assert not tem[2].any()
+    assert not im[3].any()
+    torch.testing.assert_close(om[2], batch.maps["OM"][2, 0].mean((0, 1)))
+    assert not torch.allclose(om[0], batch.maps["OM"][0, 0].mean((0, 1)))
+    assert outputs.present["OM"].tolist() == [True, False, True, True]
+    assert outputs.present["fusion"].all()
+
+
+def test_branch_losses_count_present_patients_only() -> None:
+    net = make_net()
+    outputs = net(make_batch(lacking={"OM": [1, 3], "TEM": [2]}))
+    labels = torch.tensor([0, 1, 2, 0])
+    weights = config.Loss(fusion=1.0, OM=0.3, IM=0.5, TEM=0.2)
+    logits = outputs.logits
+    expected = (
+        functional.cross_entropy(logits["fusion"], labels)
+        + 0.3 * functional.cross_entropy(logits["OM"][[0, 2]], labels[[0, 2]])
+        + 0.5 * functional.cross_entropy(logits["IM"], labels)
+        + 0.2 * functional.cross_entropy(logits["TEM"][[0, 1, 3]], labels[[0, 1, 3]])
+    )
+    torch.testing.assert_close(net.loss(outputs, labels, weights), expected)
+    per_head = head_losses(logits, outputs.present, labels)
+    assert per_head[list(logits).index("OM"), [1, 3]].tolist() == [0.0, 0.0]
+
+
+def test_patient_without_any_modality_is_predicted_from_the_biases() -> None:
+    net = make_net()
+    outputs = net(make_batch(lacking=dict.fromkeys(ALL, [0])))
+    assert outputs.present["fusion"].tolist() == [False, True, True, True]
+    expected = net.fusion(torch.zeros(1, 3 * CHANNELS))[0]
+    torch.testing.assert_close(outputs.logits["fusion"][0], expected)
+
+
+def test_heads_follow_the_selected_modalities() -> None:
+    outputs = make_net(modalities=["OM", "IM"])(make_batch())
+    assert set(outputs.logits) == {"OM", "IM", "fusion"}
+    assert outputs.instance_weights is None
+    assert not hasattr(make_net(modalities=["OM", "IM"]), "cmsa")
+    assert make_net(modalities=["IM", "TEM"]).attended == ("IM",)
+    assert make_net(modalities=["TEM"]).fusion[0].in_features == CHANNELS
+
+
+def test_standardisation_scales_channels_and_parity_sets_it_aside() -> None:
+    net, batch = make_net(modalities=["OM"]), make_batch()
+    mean, deviation = torch.arange(CHANNELS).float(), torch.full((CHANNELS,), 2.0)
+    deviation[0] = 0.0
+    net.set_standardisation({"OM": (mean, deviation)})
+    tokens = net.pool(batch).tokens["OM"]
+    raw = batch.maps["OM"][:, 0].flatten(1, 2)
+    torch.testing.assert_close(tokens[..., 1:], (raw - mean)[..., 1:] / 2.0)
+    torch.testing.assert_close(tokens[..., 0], raw[..., 0])
+    assert not make_net(parity=True).standardise
+
+
+@pytest.mark.parametrize("variant", ["distance", "sum"])
+@pytest.mark.parametrize("parity", [False, True])
+def test_forward_and_loss_never_wait_for_the_device(variant: str, parity: bool) -> None:
+    """On torch's meta device there are no values: whatever asks for one fails."""
+    net = make_net(smil={"variant": variant}, parity=parity).to("meta").train()
+    batch = make_batch(lacking={"TEM": [1]})
+    on_meta = Batch(
+        {name: maps.to("meta") for name, maps in batch.maps.items()},
+        {name: mask.to("meta") for name, mask in batch.masks.items()},
+    )
+    outputs = net(on_meta)
+    loss = net.loss(outputs, torch.zeros(4, dtype=torch.int64, device="meta"), config.Loss())
+    loss.backward()
+    assert outputs.logits["fusion"].shape == (4, 3)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        bool(loss > 0)
+
+
+def test_gather_bags_pads_with_zeros() -> None:
+    rows = torch.arange(1.0, 4.0)[:, None]
+    bags, mask = gather_bags(rows, torch.tensor([[0, 2], [1, -1]]))
+    assert bags[:, :, 0].tolist() == [[1.0, 3.0], [2.0, 0.0]]
+    assert mask.tolist() == [[True, True], [True, False]]
+    none, empty = gather_bags(rows[:0], torch.tensor([[-1], [-1]]))
+    assert none.tolist() == [[[0.0]], [[0.0]]]
+    assert not empty.any()
+
+
+def test_mean_over_instances_ignores_padding() -> None:
+    bags = torch.tensor([[[2.0], [4.0], [9.0]], [[1.0], [1.0], [1.0]]])
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    assert mean_over_instances(bags, mask).tolist() == [[3.0], [0.0]]
+
+
+def test_several_om_instances_are_averaged() -> None:
+    net = make_net(modalities=["OM"], standardise=False)
+    rows = torch.randn(3, 3, 3, CHANNELS)
+    pooled = net.pool(PatientModel(net).batch(Instances({"OM": rows}, {"OM": torch.tensor([[0, 1, 2]])})))
+    torch.testing.assert_close(pooled.tokens["OM"][0], rows.mean(0).flatten(0, 1))
+
+
+def test_pooled_parts_join_to_the_whole() -> None:
+    net, batch = make_net(), make_batch()
+    whole = net.pool(batch)
+    parts = [
+        net.pool(
+            Batch(
+                {name: maps[rows, :longest] for name, maps in batch.maps.items()},
+                {name: mask[rows, :longest] for name, mask in batch.masks.items()},
+            )
+        )
+        for rows, longest in ((slice(0, 2), 3), (slice(2, 4), 5))
+    ]
+    joined = concatenate(parts)
+    torch.testing.assert_close(joined.tokens, whole.tokens)
+    torch.testing.assert_close(joined.weights, whole.weights)
+    assert torch.equal(joined.kept, whole.kept)
+    again = joined.select(torch.tensor([3, 0]))
+    torch.testing.assert_close(again.tokens["TEM"], whole.tokens["TEM"][[3, 0]])
+
+
+def test_modality_names_are_in_order() -> None:
+    assert modality_names({"TEM": True, "OM": True, "IM": False}) == "OM+TEM"
+    assert modality_names({"TEM": False}) == ""

@@ -1,0 +1,317 @@
+"""Wrong configurations and the advice that they get."""
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from glomflow import config_check
+from glomflow.config import Config
+from glomflow.config_check import field_help, load_config
+from glomflow.errors import ConfigError
+
+CASES = {
+    "unknown key": (
+        "imaging: {stain: {methd: macenko}}",
+        """config: unknown key 'imaging.stain.methd'; did you mean 'method'? Write:
+    imaging:
+      stain:
+        method: macenko""",
+    ),
+    "unknown section": (
+        "imagng: {stain: {method: none}}",
+        """config: unknown key 'imagng'; did you mean 'imaging'? Write:
+    imaging:
+      stain:
+        method: none""",
+    ),
+    "letter case": (
+        "diagnosis: {loss: {om: 0.3}}",
+        """config: unknown key 'diagnosis.loss.om'; did you mean 'OM'? Write:
+    diagnosis:
+      loss:
+        OM: 0.3""",
+    ),
+    "in a named model": (
+        "diagnosis: {models: {my_model: {smil: {varient: sum}}}}",
+        """config: unknown key 'diagnosis.models.my_model.smil.varient'; did you mean 'variant'? Write:
+    diagnosis:
+      models:
+        my_model:
+          smil:
+            variant: sum""",
+    ),
+    "in the wrong section": (
+        "run: {n_splits: 3}",
+        """config: unknown key 'run.n_splits'; it belongs in 'folds'. Write:
+    folds:
+      n_splits: 3""",
+    ),
+    "a section in the wrong place": (
+        "training: {epochs: 3}",
+        """config: unknown key 'training'; it belongs in 'diagnosis'. Write:
+    diagnosis:
+      training:
+        epochs: 3""",
+    ),
+    "ambiguous": (
+        "parity: true",
+        "config: unknown key 'parity'; keys of this name are folds.parity, "
+        "diagnosis.models.NAME.parity; move it "
+        "or delete it",
+    ),
+    "nothing near": (
+        "diagnosis: {models: {a: {xyz: 1}}}",
+        "config: unknown key 'diagnosis.models.a.xyz'; delete it or use one of the keys of "
+        "'diagnosis.models.a': "
+        "modalities, smil, cmsa, hidden, dropout, standardise, parity",
+    ),
+    "nothing near at the top": (
+        "stuff: 1",
+        "config: unknown key 'stuff'; delete it or use one of the keys of the configuration: run, "
+        "cohort, phantom, "
+        "imaging, folds, encoder, diagnosis, few_shot, evaluation, report",
+    ),
+    "a number as key": (
+        "folds: {5: 1}",
+        "config: unknown key 'folds.5'; delete it or use one of the keys of 'folds': n_splits, "
+        "validation_fraction, stratify_by_site, parity",
+    ),
+    "wrong choice": (
+        "imaging: {stain: {method: macenk}}",
+        """config: 'imaging.stain.method' is 'macenk', which is not one of macenko, reinhard, none; did \
+you mean \
+'macenko'? Write:
+    imaging:
+      stain:
+        method: macenko""",
+    ),
+    "a choice that YAML takes for empty": (
+        "imaging: {stain: {method: }}",
+        """config: 'imaging.stain.method' is nothing, which is not one of macenko, reinhard, none; did \
+you mean \
+'none'? Write:
+    imaging:
+      stain:
+        method: none""",
+    ),
+    "a choice that YAML takes for false": (
+        "encoder: {trainable: no}",
+        """config: 'encoder.trainable' is False, which is not one of none, last, all; did you mean \
+'none'? Write:
+    encoder:
+      trainable: none""",
+    ),
+    "wrong choice in a list": (
+        "diagnosis: {models: {a: {modalities: [OM, tem]}}}",
+        """config: 'diagnosis.models.a.modalities[1]' is 'tem', which is not one of OM, IM, TEM; did you \
+mean \
+'TEM'? Write:
+    diagnosis:
+      models:
+        a:
+          modalities: [OM, TEM]""",
+    ),
+    "no choice near": (
+        "encoder: {trainable: 7}",
+        "config: 'encoder.trainable' is 7, which is not one of none, last, all; choose one of these",
+    ),
+    "wrong type": (
+        "folds: {n_splits: many}",
+        """config: 'folds.n_splits' is 'many'; expected: whole number, at least 2. For example, the \
+default. Write:
+    folds:
+      n_splits: 5""",
+    ),
+    "out of range": (
+        "folds: {validation_fraction: 0.7}",
+        """config: 'folds.validation_fraction' is 0.7; expected: number, more than 0 and less than 0.5. For \
+example, the default. Write:
+    folds:
+      validation_fraction: 0.2""",
+    ),
+    "decimal comma": (
+        "imaging: {ingest: {um_per_px: '0,25'}}",
+        """config: 'imaging.ingest.um_per_px' is '0,25'; expected: number, more than 0, or empty. Write:
+    imaging:
+      ingest:
+        um_per_px: 0.25""",
+    ),
+    "decimal comma in a list": (
+        "encoder: {mean: ['0,4', 0.5, 0.6]}",
+        """config: 'encoder.mean[0]' is '0,4'; expected: number. Write:
+    encoder:
+      mean: [0.4, 0.5, 0.6]""",
+    ),
+    "optional without default": (
+        "imaging: {ingest: {um_per_px: x}}",
+        "config: 'imaging.ingest.um_per_px' is 'x'; expected: number, more than 0, or empty. OM and "
+        "IM pixel size "
+        "where neither sheet nor file tells it, µm/px.",
+    ),
+    "one value for a list": (
+        "few_shot: {shots: 8}",
+        """config: 'few_shot.shots' is 8; expected: list of whole numbers, each at least 1, at least 1 \
+of them. Write:
+    few_shot:
+      shots: [8]""",
+    ),
+    "wrong element": (
+        "phantom: {glomeruli: [0, 3]}",
+        """config: 'phantom.glomeruli[0]' is 0; expected: whole number, at least 1. For example, the \
+default. Write:
+    phantom:
+      glomeruli: [4, 10]""",
+    ),
+    "too few elements": (
+        "encoder: {std: [1, 1]}",
+        """config: 'encoder.std' is [1, 1]; expected: list of 3 numbers, each more than 0. For example, \
+the default. \
+Write:
+    encoder:
+      std: [0.5, 0.5, 0.5]""",
+    ),
+    "no models": (
+        "diagnosis: {models: {}}",
+        "config: 'diagnosis.models' is {}; expected: names, each with its own section, at least 1 of "
+        "them. Models "
+        "by name. The first is the one that the others are compared with.",
+    ),
+    "empty section": (
+        "imaging: {stain: }",
+        "config: section 'imaging.stain' holds nothing; give it keys (method, target, reference, um_per_px, "
+        "tissue_od, percentile, min_tissue_pixels), indented below it, or delete the line",
+    ),
+    "text for a section": (
+        "folds: five",
+        "config: section 'folds' holds 'five'; give it keys (n_splits, validation_fraction, "
+        "stratify_by_site, "
+        "parity), indented below it, or delete the line",
+    ),
+    "name with a blank": (
+        "diagnosis: {models: {my model: {}}}",
+        "config: 'my model' in 'diagnosis.models' is no usable name; use letters, digits, '_' and '-'",
+    ),
+    "number for a name": (
+        "diagnosis: {models: {7: {}}}",
+        "config: '7' in 'diagnosis.models' is not text; write the name in quotes",
+    ),
+    "folder missing": (
+        "cohort: {source: sheets}",
+        "config: cohort.folder is needed with source: sheets; add 'folder: path/to/cohort'",
+    ),
+    "class twice": (
+        "cohort: {source: sheets, folder: a, classes: [MN, MN]}",
+        "config: cohort.classes names a class twice; keep one of them",
+    ),
+    "reference missing": (
+        "imaging: {stain: {target: reference}}",
+        "config: imaging.stain.reference is needed with target: reference",
+    ),
+    "crops and diagnosis": (
+        "cohort: {source: crops, folder: a}",
+        "config: run.tracks: ready-made crops (cohort.source: crops) carry no diagnosis; use "
+        "'tracks: [glomeruli]'",
+    ),
+    "classes of the phantom": (
+        "cohort: {classes: [MN, FSGS]}",
+        "config: cohort.classes: the phantom cohort draws IgAN, MN and LN; leave the classes as they are",
+    ),
+    "empty file": (
+        "",
+        "config: the file holds nothing, not sections; write 'run:', 'cohort:' and so on at the "
+        "start of lines, "
+        "with their keys below, indented",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_advice(case):
+    text, message = CASES[case]
+    with pytest.raises(ConfigError) as caught:
+        load_config(yaml.safe_load(text))
+    assert str(caught.value) == message
+
+
+def test_the_advised_lines_validate():
+    for text, message in CASES.values():
+        if "Write:" in message:
+            advised = yaml.safe_load(message.partition("Write:\n")[2])
+            assert load_config(advised), text
+
+
+def test_all_problems_come_at_once():
+    with pytest.raises(ConfigError) as caught:
+        load_config({"run": {"sed": 1, "shards": 0}, "stuff": 1})
+    assert [line[:40] for line in str(caught.value).splitlines() if line.startswith("config")] == [
+        "config: 3 problems",
+        "config: 'run.shards' is 0; expected: who",
+        "config: unknown key 'run.sed'; did you m",
+        "config: unknown key 'stuff'; delete it o",
+    ]
+
+
+def test_a_required_key(monkeypatch):
+    class Needed(BaseModel):
+        """A configuration with a key that has no default."""
+
+        folder: str
+
+    monkeypatch.setattr(config_check, "Config", Needed)
+    with pytest.raises(ConfigError, match=r"^config: 'folder' is missing; add it$"):
+        load_config({})
+
+
+def test_long_sections_are_cut_short():
+    values = dict.fromkeys("abcdefghijkl", 1)
+    with pytest.raises(ConfigError, match=r"h: 1\n      \.\.\.$"):
+        load_config({"encodr": values})
+
+
+def test_defaults_and_values():
+    assert load_config({}) == Config()
+    assert load_config({"folds": {"n_splits": 3}}).folds.n_splits == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("folds.n_splits", "folds.n_splits: whole number, at least 2; default: `5`. Outer folds."),
+        (
+            "diagnosis.models.any.smil.variant",
+            "diagnosis.models.any.smil.variant: one of `distance`, `sum`; default: `distance`. The "
+            "two published "
+            "variants.",
+        ),
+        ("imaging.stain", "imaging.stain: section. Stain normalisation."),
+        (
+            "diagnosis.models.any",
+            "diagnosis.models.any: One model of the diagnosis track; each is trained on every fold.",
+        ),
+        (
+            "cohort.folder",
+            "cohort.folder: text, or empty; default: empty. Folder of the sheets and the images; "
+            "needed for `sheets` and `crops`.",
+        ),
+    ],
+)
+def test_field_help(path, text):
+    assert field_help(path) == text
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("folds.n_split", "config: there is no key 'folds.n_split'; did you mean 'n_splits'?"),
+        ("fold.n_splits", "config: there is no key 'fold'; did you mean 'folds'?"),
+        (
+            "diagnosis.models.a.qqq",
+            "config: there is no key 'diagnosis.models.a.qqq'; the keys are modalities, smil",
+        ),
+        ("folds.n_splits.x", "config: there is no key 'folds.n_splits.x'"),
+    ],
+)
+def test_field_help_of_an_unknown_key(path, message):
+    with pytest.raises(ConfigError) as caught:
+        field_help(path)
+    assert str(caught.value).startswith(message)

@@ -1,0 +1,78 @@
+"""A copy of the project that the workflow runs in, so that tests can edit it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+PARTS = ("Snakefile", "config.yaml", "config", "rules", "workflow_scripts", "profiles", "envs", "src")
+
+
+@dataclass
+class Project:
+    """A copy of the project.
+
+    Attributes:
+        folder: Where it is.
+        configfiles: Configurations laid over ``config.yaml``.
+    """
+
+    folder: Path
+    configfiles: list[str]
+
+    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Runs snakemake in the copy and returns what it printed (both streams in ``stdout``)."""
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+        if self.configfiles:
+            command += ["--configfile", *self.configfiles]
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=1200,
+            check=False,
+        )
+        if check and done.returncode != 0:
+            pytest.fail(f"{' '.join(command)} failed:\n{done.stdout[-8000:]}")
+        return done
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """Returns the rules that a run would execute, with their number of jobs."""
+        text = self.snakemake("--dry-run", *arguments).stdout
+        table = re.search(r"Job stats:\njob\s+count\n[- ]+\n(.*?)\n\n", text, flags=re.S)
+        if table is None:
+            assert "Nothing to be done" in text, text
+            return {}
+        rows = [line.split() for line in table.group(1).splitlines()]
+        return {name: int(count) for name, count in rows if name != "total"}
+
+
+def copy_project(folder: Path) -> Path:
+    """Copies the parts of the project that the workflow runs on."""
+    folder.mkdir(parents=True)
+    for part in PARTS:
+        source = REPO / part
+        if source.is_dir():
+            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy2(source, folder / part)
+    shutil.copy2(Path(__file__).with_name("small.yaml"), folder / "small.yaml")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The default run at a small size, finished."""
+    project = Project(copy_project(tmp_path_factory.mktemp("demo") / "glomflow"), ["small.yaml"])
+    project.snakemake()
+    return project

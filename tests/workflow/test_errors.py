@@ -1,0 +1,40 @@
+"""What a user sees who gets something wrong."""
+
+import pandas as pd
+import pytest
+
+from workflow.conftest import Project, copy_project
+
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("errors")]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return Project(copy_project(tmp_path_factory.mktemp("errors") / "glomflow"), [])
+
+
+def test_unknown_key_is_reported_with_the_right_one(project) -> None:
+    done = project.snakemake("--dry-run", "--config", "imaging={stain: {methd: none}}", check=False)
+    assert done.returncode != 0
+    assert "imaging.stain.methd" in done.stdout
+    assert "method" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_sheet_problems_are_listed_at_once(project) -> None:
+    folder = project.folder / "cohort"
+    folder.mkdir()
+    pd.DataFrame({"patient": ["a", "b"], "label": ["MN", "Mn"], "site": ["x", "x"]}).to_csv(
+        folder / "patients.csv", index=False
+    )
+    pd.DataFrame({"patient": ["a", "c"], "modality": ["OM", "EM"], "path": ["a.png", "c.png"]}).to_csv(
+        folder / "images.csv", index=False
+    )
+    done = project.snakemake(
+        "--config", f"cohort={{source: sheets, folder: {folder}}}", "--", "results/cohort/images.parquet", check=False
+    )
+    assert done.returncode != 0
+    for words in ("patients.csv, row 3", "'Mn'", "images.csv, row 3", "'EM'", "a.png"):
+        assert words in done.stdout, done.stdout
+    log = (project.folder / "results/logs/cohort.log").read_text(encoding="utf-8")
+    assert "images.csv, row 3" in log

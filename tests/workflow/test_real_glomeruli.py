@@ -1,0 +1,47 @@
+"""The second configuration, on real PAS glomeruli."""
+
+import pandas as pd
+import pytest
+
+from workflow.conftest import Project, copy_project
+
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("real")]
+
+
+@pytest.fixture(scope="module")
+def run(real_data, tmp_path_factory):
+    project = Project(
+        copy_project(tmp_path_factory.mktemp("real") / "glomflow"), ["config/real-glomeruli.yaml"]
+    )
+    project.snakemake("--config", f"cohort={{folder: {real_data / 'pas_glomeruli'}}}")
+    return project.folder / "results/real-glomeruli"
+
+
+def test_slides_never_cross(run) -> None:
+    draws = pd.read_parquet(run / "few_shot/draws.parquet")
+    assert draws["run"].nunique() == 10
+    assert (draws.groupby(["run", "slide"])["split"].nunique() == 1).all()
+
+
+def test_every_test_crop_is_predicted_once_per_run_shots_and_method(run) -> None:
+    draws = pd.read_parquet(run / "few_shot/draws.parquet")
+    predictions = pd.read_parquet(run / "few_shot/predictions.parquet")
+    assert sorted(predictions["shots"].unique()) == [1, 2, 4, 8, 16]
+    assert not predictions.duplicated(["method", "shots", "run", "crop"]).any()
+    expected = draws[draws["split"] == "test"].groupby("run")["crop"].agg(set)
+    for (_, _, number), rows in predictions.groupby(["method", "shots", "run"]):
+        assert set(rows["crop"]) == expected[number]
+
+
+def test_features_beat_the_chance_level_at_eight_shots(run) -> None:
+    metrics = pd.read_parquet(run / "few_shot/metrics.parquet")
+    row = metrics[
+        (metrics["method"] == "linear_probe")
+        & (metrics["shots"] == 8)
+        & (metrics["metric"] == "balanced_accuracy")
+    ].iloc[0]
+    assert row["lower"] > 0.6
+
+
+def test_report_is_written(run) -> None:
+    assert "balanced accuracy" in (run / "report.html").read_text(encoding="utf-8").lower()

@@ -1,0 +1,36 @@
+"""Cuts the annotated glomeruli of a shard, stain-normalised."""
+
+from pathlib import Path
+
+from glomflow.jobs import job
+
+
+def crop(inputs, outputs, folder: Path, settings: dict, stain: dict) -> int:
+    from glomflow.config import GlomerulusCrops, Stain
+    from glomflow.imaging.glomeruli import write_glomeruli_shard
+    from glomflow.imaging.stain_targets import profiles_by_slide
+    from glomflow.tables import IMAGES, INVENTORY, STAIN_PROFILES, read_table
+
+    return write_glomeruli_shard(
+        outputs.crops,
+        outputs.index,
+        read_table(inputs.inventory, INVENTORY),
+        read_table(inputs.images, IMAGES),
+        read_table(inputs.profiles, STAIN_PROFILES),
+        profiles_by_slide(read_table(inputs.targets, STAIN_PROFILES)),
+        folder,
+        GlomerulusCrops(**settings),
+        Stain(**stain),
+    )
+
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], snakemake.threads):
+        count = crop(
+            snakemake.input,
+            snakemake.output,
+            Path(snakemake.params.folder),
+            snakemake.params.settings,
+            snakemake.params.stain,
+        )
+        print(f"{count} crops")

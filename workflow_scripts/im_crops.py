@@ -1,0 +1,29 @@
+"""Composes the immunofluorescence crops of a shard."""
+
+from pathlib import Path
+
+from glomflow.jobs import job
+
+
+def crop(images: Path, inventory: Path, folder: Path, settings: dict):
+    from glomflow.config import ImCrops
+    from glomflow.imaging.im import crop_im_shard
+    from glomflow.tables import IMAGES, INVENTORY, read_table
+
+    rows = read_table(inventory, INVENTORY)
+    usable = rows[(rows["status"] == "ok") & (rows["modality"] == "IM")]
+    return crop_im_shard(usable, read_table(images, IMAGES), folder, ImCrops(**settings))
+
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], snakemake.threads):
+        from glomflow.imaging.crop_store import write_store
+
+        crops, index = crop(
+            Path(snakemake.input.images),
+            Path(snakemake.input.inventory),
+            Path(snakemake.params.folder),
+            snakemake.params.settings,
+        )
+        write_store(snakemake.output.crops, snakemake.output.index, crops, index)
+        print(f"{len(index)} crops")

@@ -1,0 +1,37 @@
+"""Opens every image of a shard and writes what is known of it."""
+
+from pathlib import Path
+
+from glomflow.jobs import job
+
+
+def ingest(images: Path, folder: Path, settings: dict, allow_anisotropic: bool, thumbnails: Path, shard: int):
+    from glomflow.config import Ingest
+    from glomflow.imaging.inventory import ingest_shard
+    from glomflow.tables import IMAGES, read_table
+
+    return ingest_shard(
+        read_table(images, IMAGES),
+        folder,
+        Ingest(**settings),
+        allow_anisotropic=allow_anisotropic,
+        thumbnails=thumbnails,
+        shard=shard,
+    )
+
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], snakemake.threads):
+        from glomflow.imaging.inventory import report_problems
+        from glomflow.tables import INVENTORY, write_table
+
+        inventory = ingest(
+            Path(snakemake.input.images),
+            Path(snakemake.params.folder),
+            snakemake.params.settings,
+            snakemake.params.allow_anisotropic,
+            Path(snakemake.output.thumbnails),
+            int(snakemake.wildcards.shard),
+        )
+        report_problems(inventory, strict=snakemake.params.strict)
+        write_table(snakemake.output.inventory, inventory, INVENTORY)

@@ -1,0 +1,38 @@
+"""Trains one model on one fold."""
+
+from pathlib import Path
+
+from glomflow.jobs import job
+
+
+def train(inputs, config: dict, model: str, seed: int, outputs, checkpoint: Path, threads: int) -> None:
+    from glomflow.config import Config
+    from glomflow.tables import TRAINING, read_table
+    from glomflow.training.stores import stores_from_files
+    from glomflow.training.fit import train_fold
+
+    train_fold(
+        read_table(inputs.table, TRAINING),
+        stores_from_files(dict(inputs.items())),
+        Config(**config),
+        model,
+        seed,
+        out=Path(outputs.weights),
+        history=Path(outputs.history),
+        settings_json=Path(outputs.settings),
+        checkpoint=checkpoint,
+        threads=threads,
+    )
+
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], snakemake.threads):
+        train(
+            snakemake.input,
+            snakemake.params.config,
+            snakemake.wildcards.model,
+            int(snakemake.wildcards.seed),
+            snakemake.output,
+            Path(snakemake.params.checkpoint),
+            snakemake.threads,
+        )
