@@ -46,7 +46,7 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def compare(name: str, rgb: np.ndarray, repeats: int) -> dict[str, list[float]]:
+def compare(name: str, rgb: np.ndarray, repeats: int) -> None:
     seconds: dict[str, list[float]] = {key: [] for key in ("fit", "fit_peer", "both", "both_peer", "apply")}
     target = STANDARD_MACENKO["HE"]
     peer = NumpyMacenkoNormalizer()
@@ -81,7 +81,6 @@ def compare(name: str, rgb: np.ndarray, repeats: int) -> dict[str, list[float]]:
         f"  difference of results: mean {gap.mean():.3f}, at most {gap.max()} grey levels "
         f"({np.abs(rounding - 0.5).mean():.3f} on average beyond torchstain's offset of 1 and truncation)"
     )
-    return seconds
 
 
 def main() -> None:

@@ -94,7 +94,7 @@ def main() -> None:
     score = (time.process_time() - start) / min(100, len(tiles))
 
     print(
-        f"{count} micrographs of {EDGE} x {EDGE} px, 16-bit; tiles {SETTINGS.size} px at 10 nm/px; one core"
+        f"{count} 16-bit micrographs of {EDGE} x {EDGE} px, tiles of {SETTINGS.size} px at 10 nm/px, CPU time"
     )
     print(
         f"glomflow      {len(tiles) / ours:8.1f} tiles/s  {1e3 * ours / count:7.1f} ms/image  ({len(tiles)})"

@@ -88,6 +88,12 @@ def sheets():
     return [f"{FOLDER}/{name}" for name in names]
 
 
+def stain_reference():
+    """The image that colours are matched to, if the configuration names one."""
+    reference = CONFIG.imaging.stain.reference
+    return [str(Path(FOLDER) / reference)] if reference else []
+
+
 def trained(pattern):
     """A file per model, fold and seed."""
     return expand(pattern, model=MODELS, fold=FOLDS, seed=SEEDS)

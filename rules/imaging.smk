@@ -83,7 +83,7 @@ rule stain_targets:
     input:
         images=R + "/cohort/images.parquet",
         profiles=expand(R + "/stain/{shard}.parquet", shard=SHARDS),
-        reference=CONFIG.imaging.stain.reference or [],
+        reference=stain_reference(),
     output:
         R + "/stain_targets.parquet",
     params:

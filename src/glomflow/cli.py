@@ -15,7 +15,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     published = commands.add_parser(
         "import-published",
-        help="write patients.csv and images.csv for the layout class/patient/Modality_Disease_Patient_name.jpg",
+        help="write the two sheets of the layout class/patient/Modality_Disease_Patient_name.jpg",
     )
     published.add_argument("source", type=Path, help="folder that holds one folder per class")
     published.add_argument("--out", type=Path, default=None, help="where the sheets go (default: SOURCE)")

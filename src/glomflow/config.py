@@ -115,8 +115,14 @@ class Stain(Section):
         "no image of the cohort enters. `cohort_median`: the median of all slide profiles (uses no labels, "
         "but test slides too). `reference`: the profile of the image at `reference`.",
     )
-    reference: str | None = Field(None, description="Image to match, for `target: reference`.")
-    um_per_px: Positive = Field(4.0, description="Resolution that profiles are estimated at, µm/px.")
+    reference: str | None = Field(
+        None, description="Image to match, for `target: reference`; relative to the cohort folder."
+    )
+    um_per_px: Positive = Field(
+        1.0,
+        description="Resolution that profiles are estimated at, µm/px. Coarser than 2, nuclei are averaged "
+        "away and crops come out over-stained.",
+    )
     tissue_od: Positive = Field(0.15, description="Optical density above which a pixel is tissue.")
     percentile: Annotated[float, Field(gt=0.0, lt=50.0)] = Field(
         1.0, description="Macenko: percentile of the angles that gives the two stain vectors."

@@ -95,7 +95,7 @@ INVENTORY: Schema = {
     "focus": Column("float64", "variance of the Laplacian of the thumbnail, higher is sharper"),
     "tissue_fraction": Column("float64", "share of the thumbnail that is not background, 0 to 1"),
     "saturated_fraction": Column("float64", "share of samples at the ends of the range, 0 to 1"),
-    "thumbnail": Column("string", "thumbnail PNG, relative to the inventory's folder"),
+    "thumbnail": Column("string", "thumbnail JPEG, relative to the inventory's folder"),
 }
 
 STAIN_PROFILES: Schema = {

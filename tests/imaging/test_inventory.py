@@ -57,6 +57,10 @@ def ingest(tmp_path):
     return run
 
 
+OUTLINE = (
+    '{"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": '
+    "[[[32, 24], [96, 24], [96, 72], [32, 72], [32, 24]]]}}"
+)
 OM_TAGS = {"photometric": "rgb", "resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}
 
 
@@ -64,7 +68,7 @@ def test_good_images_of_all_modalities(tmp_path, ingest):
     om = np.full((96, 128, 3), 240, np.uint8)
     om[24:72, 32:96] = _noise((48, 64, 3)) // 2
     _write(tmp_path / "OM" / "a.tif", om, **OM_TAGS)
-    (tmp_path / "a.geojson").write_text("{}")
+    (tmp_path / "a.geojson").write_text(OUTLINE)
     tifffile.imwrite(
         tmp_path / "b.ome.tif",
         _noise((2, 50, 60), np.uint16),
@@ -98,7 +102,7 @@ def test_good_images_of_all_modalities(tmp_path, ingest):
     assert table["bytes"][0] == len(data)
     assert table["tissue_fraction"][0] == pytest.approx(0.25, abs=0.02)
     assert (table["focus"] > 0).all()
-    assert table["thumbnail"].tolist() == [f"thumbnails/3/{name}.png" for name in ("OM__a", "b.ome", "c")]
+    assert table["thumbnail"].tolist() == [f"thumbnails/3/{name}.jpg" for name in ("OM__a", "b.ome", "c")]
     shown = [Image.open(tmp_path / "inventory" / path) for path in table["thumbnail"]]
     assert [image.mode for image in shown] == ["RGB", "RGB", "L"]
     assert [image.size for image in shown] == [(64, 48), (60, 50), (56, 64)]
@@ -113,7 +117,7 @@ def test_the_same_images_give_the_same_rows_and_thumbnails(tmp_path, ingest):
     data = (tmp_path / "inventory" / first["thumbnail"][0]).read_bytes()
     pd.testing.assert_frame_equal(ingest(row), first)
     assert (tmp_path / "inventory" / first["thumbnail"][0]).read_bytes() == data
-    assert [path.name for path in (tmp_path / "inventory" / "thumbnails" / "3").iterdir()] == ["a.png"]
+    assert [path.name for path in (tmp_path / "inventory" / "thumbnails" / "3").iterdir()] == ["a.jpg"]
 
 
 def test_a_shard_without_images(tmp_path, ingest):
@@ -234,6 +238,23 @@ def test_pixels_that_are_not_square(tmp_path, ingest):
     assert allowed["um_per_px"].tolist() == pytest.approx([math.sqrt(0.125)])
     told = ingest({"path": "a.tif", "kind": "crop", "um_per_px": 0.4})
     assert told[["status", "um_per_px", "pixel_size_from"]].to_numpy().tolist() == [["ok", 0.4, "sheet"]]
+
+
+def test_markers_that_do_not_fit_the_channels(tmp_path, ingest):
+    tifffile.imwrite(tmp_path / "a.ome.tif", _noise((2, 50, 60), np.uint16), photometric="minisblack")
+    row = {"path": "a.ome.tif", "modality": "IM", "um_per_px": 0.3, "marker": "IgG;IgA;C3"}
+    reason = _bad(ingest(row), "unsupported_format")
+    assert "a.ome.tif" in reason
+    assert "3" in reason
+    assert "2" in reason
+
+
+def test_damaged_annotation(tmp_path, ingest):
+    _write(tmp_path / "a.tif", _noise((96, 128, 3)), **OM_TAGS)
+    (tmp_path / "a.geojson").write_text("{ not json")
+    reason = _bad(ingest({"path": "a.tif", "annotation": "a.geojson"}), "unreadable")
+    assert "a.geojson' is not GeoJSON" in reason
+    assert reason.endswith("export it again")
 
 
 def test_missing_annotation(tmp_path, ingest):
@@ -378,25 +399,27 @@ def test_files_without_a_digest_are_no_duplicates():
 
 
 def test_problems_are_printed(capsys):
-    bad = {"patient": "P1", "modality": "TEM", "status": "blank", "reason": "a.png: every pixel ..."}
+    bad = {"patient": "P1", "path": "a.png", "status": "blank", "reason": "a.png: every pixel ..."}
     report_problems(_inventory({"patient": "P2"}, bad), strict=False)
     assert capsys.readouterr().out == (
-        "1 of 2 images cannot be used:\n  P1, TEM, blank: a.png: every pixel ...\n"
+        "1 of 2 images cannot be used:\n  P1, a.png, blank: a.png: every pixel ...\n"
     )
     report_problems(_inventory({"patient": "P2"}), strict=True)
     assert capsys.readouterr().out == ""
 
 
 def test_strict_stops_at_a_problem():
-    bad = {"patient": "P1", "modality": "TEM", "status": "blank", "reason": "a.png: every pixel ..."}
-    with pytest.raises(GlomflowError, match=r"1 of 1 images cannot be used:\n  P1, TEM, blank: .*") as error:
+    bad = {"patient": "P1", "path": "a.png", "status": "blank", "reason": "a.png: every pixel ..."}
+    with pytest.raises(
+        GlomflowError, match=r"1 of 1 images cannot be used:\n  P1, a.png, blank: .*"
+    ) as error:
         report_problems(_inventory(bad), strict=True)
     assert str(error.value).endswith("Mend them, or set run.strict: false to go on without them.")
 
 
 def test_real_images(tmp_path, real_data):
     frame = _images(
-        {"path": "stains/kidney_02_pas.png", "um_per_px": 0.5, "annotation": "README.md"},
+        {"path": "stains/kidney_02_pas.png", "um_per_px": 0.5, "kind": "crop"},
         {"path": "if/IgG.jpg", "modality": "IM", "um_per_px": 0.4},
         {"path": "tem/olympus_sis.tif", "modality": "TEM"},
         {"path": "formats/broken.svs"},

@@ -56,9 +56,9 @@ def test_alpha_is_laid_over_white(tmp_path):
     array = np.full((4, 4, 4), (100, 0, 50, 255), np.uint8)
     array[0, 0, 3], array[1, 1, 3] = 0, 51
     with open_tiff(tmp_path, array, photometric="rgb", extrasamples=["unassalpha"]) as reader:
-        whole = whole(reader)
+        shown = whole(reader)
     assert reader.channels == RGB
-    assert [whole[i, i].tolist() for i in range(3)] == [[255, 255, 255], [224, 204, 214], [100, 0, 50]]
+    assert [shown[i, i].tolist() for i in range(3)] == [[255, 255, 255], [224, 204, 214], [100, 0, 50]]
 
 
 def test_premultiplied_alpha(tmp_path):
@@ -234,9 +234,9 @@ def test_missing_tiles_of_a_colour_image_are_white(tmp_path):
     options = {"shape": (32, 32, 3), "dtype": np.uint8, "tile": (16, 16), "photometric": "rgb"}
     tifffile.imwrite(tmp_path / "sparse.tif", tiles, compression="zlib", **options)
     with open_image(tmp_path / "sparse.tif") as reader:
-        whole = whole(reader)
-    assert (whole[:16, 16:] == 255).all()
-    assert whole.mean() == pytest.approx(255 / 4)
+        shown = whole(reader)
+    assert (shown[:16, 16:] == 255).all()
+    assert shown.mean() == pytest.approx(255 / 4)
 
 
 @pytest.mark.parametrize(

@@ -141,3 +141,44 @@ def test_z_is_projected_by_its_maximum_and_time_by_its_first(real_data):
     series = tifffile.imread(real_data / "formats" / "cells-2t.ome.tif")
     with open_image(real_data / "formats" / "cells-2t.ome.tif") as reader:
         assert np.array_equal(reader.read_region(0, 0, 93, 131, 93, 131)[:, :, 0], series[0])
+
+
+def test_a_truncated_slide_shows_in_the_check(real_data, tmp_path):
+    path = tmp_path / "cut.svs"
+    data = (real_data / "formats" / "cmu-1-small-region.svs").read_bytes()
+    path.write_bytes(data[: int(len(data) * 0.9)])
+    with pytest.raises(ImageError, match=r"^cut\.svs: cannot be read \(.*export it again") as error:
+        _check(path)
+    assert error.value.status == "unreadable"
+
+
+def test_tiles_beyond_the_end_of_a_slide_show_in_the_check(real_data, tmp_path):
+    path = tmp_path / "cut.svs"
+    path.write_bytes((real_data / "formats" / "cmu-1-small-region.svs").read_bytes())
+    with tifffile.TiffFile(path, mode="r+") as file:
+        tag = file.pages[0].tags["TileByteCounts"]
+        tag.overwrite((*tag.value[:-1], 10**7))
+    with pytest.raises(ImageError, match=r"truncated: it should hold \d+ bytes and holds 1938955"):
+        _check(path)
+
+
+def _check(path):
+    with open_image(path) as reader:
+        reader.check()
+
+
+def test_openslide_takes_over_where_tifffile_fails(real_data, tmp_path, monkeypatch):
+    path = tmp_path / "slide.tif"
+    path.write_bytes((real_data / "formats" / "cmu-1-small-region.svs").read_bytes())
+
+    def fail(_, path):
+        raise ImageError("unreadable", f"{path.name}: cannot be read")
+
+    with open_image(path) as reader:
+        assert (reader.name, reader.pixel_size) == ("tiff", (0.499, 0.499))
+    monkeypatch.setattr("glomflow.imaging.readers.tiff.TiffReader.__init__", fail)
+    with open_image(path) as reader:
+        assert (reader.name, reader.width) == ("openslide", 2220)
+    plain = real_data / "formats" / "kidney-48-5.tif"
+    with pytest.raises(ImageError, match=r"kidney-48-5\.tif: cannot be read"):
+        open_image(plain)

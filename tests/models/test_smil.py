@@ -29,7 +29,9 @@ def bag(*points: float) -> tuple[torch.Tensor, torch.Tensor]:
     ],
     ids=["spread", "outlier last", "outlier first", "one", "two", "equal", "equally far", "three"],
 )
-def test_distance_weights(points: tuple[float, ...], weights: tuple[float, ...], kept: tuple[int, ...]) -> None:
+def test_distance_weights(
+    points: tuple[float, ...], weights: tuple[float, ...], kept: tuple[int, ...]
+) -> None:
     pooled, ours, passed = smil_distance(*bag(*points), 1.5)
     torch.testing.assert_close(ours[0], torch.tensor(weights), rtol=1e-5, atol=1e-5)
     assert passed[0].tolist() == [bool(value) for value in kept]

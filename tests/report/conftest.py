@@ -176,7 +176,10 @@ def made_up_few_shot(crops: pd.DataFrame, config: Config):
 
 def made_up_hits() -> pd.DataFrame:
     rows = []
-    for model, values in {"cmus_net": (0.22, 0.30, 0.27, 0.81), "cmus_net_sum": (0.33, 0.33, 0.33, 1.0)}.items():
+    for model, values in {
+        "cmus_net": (0.22, 0.30, 0.27, 0.81),
+        "cmus_net_sum": (0.33, 0.33, 0.33, 1.0),
+    }.items():
         measures = zip(("top1", "top3", "weight_share", "kept"), values, strict=True)
         for measure, value in measures:
             chance = 0.96 if measure == "kept" else 0.33
@@ -237,7 +240,10 @@ def make_run(folder: Path) -> MadeUpRun:
         eligible, n_splits=5, validation_fraction=0.2, stratify_by_site=True, parity=False, seed=1
     )
     predictions = made_up_predictions(eligible, folds, config)
-    truth = {"ceilings": CEILINGS, "realised_ceilings": {key: value + 0.004 for key, value in CEILINGS.items()}}
+    truth = {
+        "ceilings": CEILINGS,
+        "realised_ceilings": {key: value + 0.004 for key, value in CEILINGS.items()},
+    }
     write_table(folder / "patients.parquet", patients, PATIENTS)
     write_table(folder / "inventory.parquet", inventory, INVENTORY)
     write_table(folder / "folds.parquet", folds, FOLDS)
@@ -255,9 +261,9 @@ def make_run(folder: Path) -> MadeUpRun:
         patients=folder / "patients.parquet",
         inventory=folder / "inventory.parquet",
         stain_profiles=[folder / "stain.parquet"],
-        om_index=[folder / "OM.parquet"],
-        im_index=[folder / "IM.parquet"],
-        tem_index=[folder / "TEM.parquet"],
+        om_store=[(folder / "OM.npy", folder / "OM.parquet")],
+        im_store=[(folder / "IM.npy", folder / "IM.parquet")],
+        tem_store=[(folder / "TEM.npy", folder / "TEM.parquet")],
         folds=folder / "folds.parquet",
         folds_json=folder / "folds.json",
         histories=made_up_histories(folder, config),

@@ -68,7 +68,7 @@ def crop_shape(modality: str, size: int | None) -> tuple[int, int, int]:
 
 def crop_row(modality: str, patient: int, instance: int, row: int, selected: bool) -> dict[str, object]:
     return {
-        **{name: 0.0 for name in ("x", "y", "width", "height", "um_per_px")},
+        **dict.fromkeys(("x", "y", "width", "height", "um_per_px"), 0.0),
         "row": row,
         "crop": f"{modality}-p{patient:02d}-{instance}",
         "patient": f"p{patient:02d}",

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from training.synthetic import make_stores, settings, train, train_table
 
 from glomflow.errors import GlomflowError
 from glomflow.files import sha256_file
@@ -21,6 +20,7 @@ from glomflow.tables import TRAINING, read_table, write_table
 from glomflow.training import fit
 from glomflow.training.engine import cosine_rate
 from glomflow.training.fit import HISTORY, random_flips
+from training.synthetic import make_stores, settings, train, train_table
 
 SYNTHETIC = Path(__file__).with_name("synthetic.py")
 
@@ -229,6 +229,14 @@ def test_a_modality_that_no_training_patient_has_is_an_error(tmp_path: Path) -> 
         train(tmp_path, stores, settings())
     with pytest.raises(GlomflowError, match=r"models.net: no training patient has OM or TEM; change"):
         train(tmp_path, stores, settings(model={"modalities": ["OM", "TEM"]}))
+
+
+def test_cached_features_need_no_timm(repo: Path) -> None:
+    script = "import sys, glomflow.training.predict, glomflow.training.features; print('timm' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=repo / "src"
+    )
+    assert done.stdout.strip() == "False"
 
 
 def test_cosine_goes_from_first_to_last_rate() -> None:

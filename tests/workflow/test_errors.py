@@ -31,7 +31,11 @@ def test_sheet_problems_are_listed_at_once(project) -> None:
         folder / "images.csv", index=False
     )
     done = project.snakemake(
-        "--config", f"cohort={{source: sheets, folder: {folder}}}", "--", "results/cohort/images.parquet", check=False
+        "--config",
+        f"cohort={{source: sheets, folder: {folder}}}",
+        "--",
+        "results/cohort/images.parquet",
+        check=False,
     )
     assert done.returncode != 0
     for words in ("patients.csv, row 3", "'Mn'", "images.csv, row 3", "'EM'", "a.png"):

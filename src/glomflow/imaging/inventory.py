@@ -14,6 +14,8 @@ import pandas as pd
 from glomflow.config import Ingest
 from glomflow.errors import CohortError, GlomflowError, ImageError, Problem
 from glomflow.files import atomic_path, sha256_file
+from glomflow.imaging.annotations import verify_annotation
+from glomflow.imaging.im import channel_markers
 from glomflow.imaging.pixels import as_gray_uint8, as_rgb_uint8
 from glomflow.imaging.quality import is_blank, measure
 from glomflow.imaging.readers import ImageReader, open_image
@@ -111,7 +113,7 @@ def _ingest(
             )
         quality = measure(reader, picture, modality)
         row.update(vars(quality))
-        file = thumbnails / f"{_file_name(_text(image, 'image'))}.png"
+        file = thumbnails / f"{_file_name(_text(image, 'image'))}.jpg"
         _write_thumbnail(file, picture, reader.channels, modality)
         row["thumbnail"] = file.relative_to(thumbnails.parent.parent).as_posix()
         row["um_per_px"], row["pixel_size_from"] = pixel_size_of(
@@ -121,15 +123,20 @@ def _ingest(
             nm_per_px_default=settings.nm_per_px,
             allow_anisotropic=allow_anisotropic,
         )
-    _check_annotation(image, folder)
+        if modality == "IM":
+            channel_markers(_text(image, "path"), reader.channels, _text(image, "marker") or None)
+    _check_annotation(image, folder, (row["width"], row["height"]))
     row["status"] = "ok"
 
 
-def _check_annotation(image: Row, folder: Path) -> None:
-    if _text(image, "modality") != "OM" or _text(image, "kind") == "crop":
+def _check_annotation(image: Row, folder: Path, size: tuple[int, int]) -> None:
+    if _text(image, "kind") == "crop":
         return
     annotation = _text(image, "annotation")
     if annotation and (folder / annotation).is_file():
+        verify_annotation(folder / annotation, size)
+        return
+    if _text(image, "modality") != "OM" and not annotation:
         return
     what = f"there is no file {annotation}" if annotation else "no glomerulus outlines are given"
     raise ImageError(
@@ -202,7 +209,7 @@ def _write_thumbnail(path: Path, picture: npt.NDArray[Any], channels: tuple[str,
 
     shown = as_gray_uint8(picture) if modality == "TEM" else as_rgb_uint8(picture, channels)
     with atomic_path(path) as temporary:
-        Image.fromarray(shown).save(temporary, format="PNG", compress_level=6)
+        Image.fromarray(shown).save(temporary, format="JPEG", quality=88)
 
 
 def _file_name(image: str) -> str:
@@ -274,7 +281,7 @@ def report_problems(inventory: pd.DataFrame, *, strict: bool) -> None:
         GlomflowError: ``strict`` is set and an image cannot be used.
     """
     bad = inventory[inventory["status"] != "ok"]
-    lines = [f"  {row.patient}, {row.modality}, {row.status}: {row.reason}" for row in bad.itertuples()]
+    lines = [f"  {row.patient}, {row.path}, {row.status}: {row.reason}" for row in bad.itertuples()]
     if not lines:
         return
     listing = "\n".join([f"{len(bad)} of {len(inventory)} images cannot be used:", *lines])

@@ -118,9 +118,10 @@ def information_score(tile: Gray8, mask: Mask, nm_per_px: float = 20.0) -> float
     - *contrast*: mean of the band of 60 to 350 nm (difference of Gaussians), where membranes and foot
       processes lie, less what white noise of the tile's own level would give.
 
-    Blank, out-of-section, resin, grid-bar and saturated tiles score near 0. Contrast alone would rank
-    tiles with deposits last, because effaced foot processes are smooth; hence the weights, for which
-    there is no ground truth in patients.
+    Blank, out-of-section, resin, grid-bar and saturated tiles score near 0. The weights were set on the
+    phantom cohort, deposit masks in hand; contrast alone ranks images with deposits below the others
+    there (effaced foot processes are smooth). In patients there is no ground truth for them, and dense
+    granules, nuclear chromatin and lipid droplets raise the score as deposits do.
 
     Args:
         tile: (H, W) uint8, stretched to the image's own range.

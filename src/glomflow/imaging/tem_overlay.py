@@ -7,6 +7,9 @@ one or two pixels wide. Three searches rest on that:
 1. *strips*: from each side of the image, rows that mostly have one value and end abruptly;
 2. *boxes*: scale bars and label boxes, rectangles of an extreme value with four straight edges;
 3. *lines of text*: four or more sharp-edged shapes of an extreme value, of one height, in a row.
+
+What these miss: graphics more than a quarter of the height away from the top and bottom edge, and
+white graphics on tissue that is itself saturated white (or black on black), which hardly show.
 """
 
 from __future__ import annotations

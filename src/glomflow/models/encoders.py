@@ -5,6 +5,7 @@ Weights never come from a pickle: they are read as safetensors or with ``weights
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import pickle
 from collections.abc import Mapping, Sequence
@@ -197,7 +198,7 @@ def preprocess(images: Tensor | np.ndarray, mean: Sequence[float], std: Sequence
     Returns:
         (B, 3, H, W) float32 on the images' device.
     """
-    stored = torch.from_numpy(np.ascontiguousarray(images)) if isinstance(images, np.ndarray) else images
+    stored = torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images
     values = stored.permute(0, 3, 1, 2).float()
     scale = torch.tensor([1.0 / (255.0 * deviation) for deviation in std], device=values.device)
     shift = torch.tensor(
@@ -210,7 +211,7 @@ def _network(name: str, **options: Any) -> Any:
     timm = import_timm()
     base = name.partition(".")[0]
     if not timm.is_model(base):
-        near = timm.list_models(f"*{base.partition('_')[0]}*")[:5]
+        near = difflib.get_close_matches(base, timm.list_models(), n=3)
         advice = f"; did you mean one of {', '.join(near)}" if near else ""
         raise GlomflowError(f"encoder.name: timm has no model '{name}'{advice}")
     try:

@@ -1,7 +1,7 @@
 """Sparse multi-instance learning over a bag of electron micrographs (CMUS-Net, arXiv 2512.15171).
 
-Both variants treat whole batches of padded bags at once. Padding and the order of the instances do
-not change the result.
+Both variants treat whole batches of padded bags at once. Padding, as long as it is finite, and the order
+of the instances do not change the result.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ PUBLISHED_SUM_INSTANCES = 6
 """Instances that the published ``sum`` variant adds up: the first six."""
 
 _SAME = 1e-6  # relative difference below which inverse distances count as equal
+_IDENTICAL = 1e-12  # squared distance, as a share of the squared norms, that is rounding alone
 _EPSILON = 1e-8
+_PIECE = 8192
 
 
 def smil_sum(
@@ -31,7 +33,7 @@ def smil_sum(
     """
     kept = mask if limit is None else mask & (mask.cumsum(1) <= limit)
     weights = kept.to(features.dtype)
-    return _weighted_sum(features, weights, kept), weights, kept
+    return _weighted_sum(features, weights), weights, kept
 
 
 def smil_distance(
@@ -64,22 +66,40 @@ def smil_distance(
             special = torch.arange(mask.shape[1], device=mask.device) == centre[:, None]
         weights = _closeness(from_centre, kept & ~special)
         weights = weights.masked_fill(special & kept, 1.0).to(features.dtype)
-    return _weighted_sum(features, weights, kept), weights, kept
+    return _weighted_sum(features, weights), weights, kept
 
 
 def _bag_distances(features: Tensor, mask: Tensor) -> Tensor:
     """Returns (B, n, n) distances of bags min-max scaled to 0..1, zeros at padding.
 
-    They are taken in float64 and rounded: weights depend on small differences between them.
+    They come from inner products in float64 and are rounded, because weights depend on small
+    differences; elements are taken a piece at a time, which spares large temporaries.
     """
-    flat = torch.nan_to_num(features.flatten(2).float(), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = torch.aminmax(flat, dim=2)
+    pieces = [
+        features.flatten(2)[:, :, start : start + _PIECE] for start in range(0, _size(features), _PIECE)
+    ]
+    low = torch.stack([_finite(piece).amin(2) for piece in pieces]).amin(0)
+    high = torch.stack([_finite(piece).amax(2) for piece in pieces]).amax(0)
     low = low.masked_fill(~mask, torch.inf).amin(1)[:, None, None]
-    high = high.masked_fill(~mask, -torch.inf).amax(1)[:, None, None]
-    extent = high - low
-    scaled = ((flat - low) / torch.where(extent > 0, extent, torch.ones_like(extent))).double()
-    distances = torch.cdist(scaled, scaled, compute_mode="donot_use_mm_for_euclid_dist").float()
+    extent = high.masked_fill(~mask, -torch.inf).amax(1)[:, None, None] - low
+    extent = torch.where(extent > 0, extent, 1.0)
+    products = torch.zeros(*mask.shape, mask.shape[1], dtype=torch.float64, device=mask.device)
+    for piece in pieces:
+        scaled = _finite(piece).sub_(low).div_(extent).double()
+        products = torch.baddbmm(products, scaled, scaled.transpose(1, 2))
+    squares = products.diagonal(dim1=1, dim2=2)
+    sums = squares[:, :, None] + squares[:, None, :]
+    squared = sums - 2.0 * products
+    distances = torch.where(squared > _IDENTICAL * sums, squared, 0.0).sqrt().float()
     return distances.masked_fill(~(mask[:, :, None] & mask[:, None, :]), 0.0)
+
+
+def _finite(values: Tensor) -> Tensor:
+    return torch.nan_to_num(values.float(), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _size(features: Tensor) -> int:
+    return features[0, 0].numel()
 
 
 def _filter(distances: Tensor, mask: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,6 +125,6 @@ def _closeness(from_centre: Tensor, among: Tensor) -> Tensor:
     return torch.where(defined, scaled, torch.ones_like(scaled)).masked_fill(~among, 0.0)
 
 
-def _weighted_sum(features: Tensor, weights: Tensor, kept: Tensor) -> Tensor:
-    flat = features.flatten(2).masked_fill(~kept[:, :, None], 0)
-    return torch.bmm(weights[:, None, :], flat).reshape(features.shape[0], *features.shape[2:])
+def _weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
+    flat = torch.bmm(weights[:, None, :], features.flatten(2))
+    return flat.reshape(features.shape[0], *features.shape[2:])

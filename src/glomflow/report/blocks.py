@@ -22,14 +22,6 @@ class Prose:
 
 
 @dataclass(frozen=True)
-class Notice:
-    """A paragraph that must not be missed."""
-
-    text: str
-    kind: ClassVar[str] = "notice"
-
-
-@dataclass(frozen=True)
 class Heading:
     """A heading within a section."""
 
@@ -39,10 +31,10 @@ class Heading:
 
 @dataclass(frozen=True)
 class Bullets:
-    """A list of sentences; a first part that ends with a colon is set bold.
+    """A list of named sentences.
 
     Attributes:
-        items: Pairs of a name and a text.
+        items: Pairs of a name, set bold, and a text.
     """
 
     items: Sequence[tuple[str, str]]
@@ -70,6 +62,7 @@ class Table:
         headers: One per column.
         rows: Cells, as many as headers.
         text_columns: Columns that hold words; the others are aligned as numbers.
+        path_columns: Text columns whose words may be long (paths, digests) and break anywhere.
         strong_rows: Rows that stand out.
         note: Text beneath the table.
     """
@@ -78,6 +71,7 @@ class Table:
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
     text_columns: frozenset[int] = frozenset({0})
+    path_columns: frozenset[int] = frozenset()
     strong_rows: frozenset[int] = frozenset()
     note: str = ""
     kind: ClassVar[str] = "table"
@@ -120,7 +114,7 @@ class Listing:
     kind: ClassVar[str] = "listing"
 
 
-Block = Prose | Notice | Heading | Bullets | KeyFigures | Table | Picture | PictureRow | Listing
+Block = Prose | Heading | Bullets | KeyFigures | Table | Picture | PictureRow | Listing
 
 
 @dataclass(frozen=True)

@@ -38,16 +38,16 @@ FIGURES: dict[str, FigureText] = {
         "Pairs of glomerulus crops before and after stain normalisation.",
     ),
     "crops_om": FigureText(
-        "Glomerulus crops by diagnosis, patients drawn at random, as the model sees them.",
+        "Glomerulus crops by diagnosis as the model sees them, drawn at random and spread over patients.",
         "Contact sheet of glomerulus crops in optical microscopy, by diagnosis.",
     ),
     "crops_im": FigureText(
-        "Immunofluorescence crops by diagnosis, patients drawn at random. Colours are groups of markers, "
-        "brightness is on a fixed scale.",
+        "Immunofluorescence crops by diagnosis, drawn at random and spread over patients. Colours are groups "
+        "of markers, brightness is on a fixed scale.",
         "Contact sheet of immunofluorescence crops by diagnosis.",
     ),
     "crops_tem": FigureText(
-        "Tiles of electron micrographs by diagnosis, patients drawn at random, one tile each.",
+        "Tiles of electron micrographs by diagnosis, drawn at random and spread over patients.",
         "Contact sheet of electron micrograph tiles by diagnosis.",
     ),
     "lesions": FigureText(
@@ -90,7 +90,7 @@ FIGURES: dict[str, FigureText] = {
         "Line plot of balanced accuracy against the number of labelled glomeruli per class, by method.",
     ),
     "few_shot_confusion": FigureText(
-        "Confusion matrix of the linear probe at the largest number of shots: lesion class in rows, "
+        "Confusion matrix of the first method at the largest number of shots: lesion class in rows, "
         "prediction in columns; test glomeruli per run and share of the row.",
         "Confusion matrix of lesion classes.",
     ),

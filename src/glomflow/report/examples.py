@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from glomflow.errors import GlomflowError
 from glomflow.report.figures_images import InstancePanel, Pixels, StainPair, Tile
+
+Mask = NDArray[np.bool_]
 
 Store = tuple[Pixels, pd.DataFrame]
 """A crop store as ``crop_store.read_store`` returns it: the memory map and its index."""
@@ -271,7 +274,9 @@ def _panel(
         places = truth.drop_duplicates("crop").set_index("crop")
         files = [places.loc[row["crop"], "mask"] for row in shown]
         masks = [
-            _deposits(row, file, folder, tile.shape)
+            np.zeros(tile.shape, dtype=bool)
+            if pd.isna(file) or not file
+            else tile_deposits(row, _read(folder / file) > 127, tile.shape)
             for row, file, tile in zip(shown, files, tiles, strict=True)
         ]
     return InstancePanel(
@@ -284,19 +289,21 @@ def _panel(
     )
 
 
-def _deposits(
-    row: Mapping[str, Any], file: Any, folder: Path, shape: tuple[int, ...]
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Cuts a tile's part out of its image's deposit mask, at the tile's resolution."""
-    if pd.isna(file) or not file:
-        return np.zeros(shape, dtype=bool)
-    mask = _read(folder / file) > 127
-    rows = row["y"] + (np.arange(shape[0]) + 0.5) / shape[0] * row["height"]
-    columns = row["x"] + (np.arange(shape[1]) + 0.5) / shape[1] * row["width"]
+def tile_deposits(row: Mapping[str, Any], mask: Mask, shape: tuple[int, ...]) -> Mask:
+    """Cuts a tile's part out of its image's deposit mask, at the tile's resolution.
+
+    Args:
+        row: The tile's x, y, width and height, px of the image.
+        mask: (H, W) bool of the image.
+        shape: Rows and columns of the tile.
+
+    Returns:
+        Bool of the tile's shape; False beyond the image.
+    """
+    rows = np.floor(row["y"] + (np.arange(shape[0]) + 0.5) / shape[0] * row["height"]).astype(int)
+    columns = np.floor(row["x"] + (np.arange(shape[1]) + 0.5) / shape[1] * row["width"]).astype(int)
     inside = np.ix_((rows >= 0) & (rows < mask.shape[0]), (columns >= 0) & (columns < mask.shape[1]))
     result = np.zeros(shape, dtype=bool)
-    taken = np.ix_(
-        np.clip(rows, 0, mask.shape[0] - 1).astype(int), np.clip(columns, 0, mask.shape[1] - 1).astype(int)
-    )
-    result[inside] = mask[taken][inside]
+    nearest = np.ix_(np.clip(rows, 0, mask.shape[0] - 1), np.clip(columns, 0, mask.shape[1] - 1))
+    result[inside] = mask[nearest][inside]
     return result

@@ -141,12 +141,13 @@ def training_curves(histories: pd.DataFrame, models: Sequence[str], labels: Mapp
 
 
 @style.styled
-def confusion_matrix(confusion: pd.DataFrame, classes: Sequence[str]) -> Figure:
+def confusion_matrix(confusion: pd.DataFrame, classes: Sequence[str], *, truth: str = "diagnosis") -> Figure:
     """Draws the confusion matrix of one model, true classes in rows.
 
     Args:
         confusion: Columns true, predicted, count of one model.
-        classes: The labels, in order.
+        classes: The labels, in order; underscores are shown as spaces.
+        truth: What the rows are.
 
     Returns:
         The figure; colours are shares of the row, the numbers counts and shares.
@@ -155,7 +156,9 @@ def confusion_matrix(confusion: pd.DataFrame, classes: Sequence[str]) -> Figure:
     counts = table.reindex(index=list(classes), columns=list(classes)).fillna(0).to_numpy(dtype=float)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
-    edge = max(0.9 + 0.55 * len(classes), SMALL)
+    names = [name.replace("_", " ") for name in classes]
+    letters = max(len(name) for name in names)
+    edge = max(0.9 + 0.55 * len(classes), SMALL) + 0.06 * max(letters - 6, 0)
     figure, (axes,) = style.new_figure(edge, edge)
     colours = LinearSegmentedColormap.from_list("counts", ["#ffffff", style.colour(0)])
     axes.pcolormesh(shares, cmap=colours, vmin=0, vmax=1, edgecolors="white", linewidth=1.5)
@@ -164,21 +167,27 @@ def confusion_matrix(confusion: pd.DataFrame, classes: Sequence[str]) -> Figure:
             axes.text(
                 column + 0.5,
                 row + 0.5,
-                f"{counts[row, column]:g}\n{100 * shares[row, column]:.0f} %",
+                f"{_count(counts[row, column])}\n{100 * shares[row, column]:.0f} %",
                 ha="center",
                 va="center",
                 color="white" if shares[row, column] > 0.55 else style.INK,
             )
     ticks = np.arange(len(classes)) + 0.5
-    axes.set_xticks(ticks, list(classes))
-    axes.set_yticks(ticks, list(classes))
+    axes.set_xticks(ticks, names)
+    if letters > 8:
+        axes.set_xticks(ticks, names, rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_yticks(ticks, names)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.invert_yaxis()
     axes.set_aspect("equal")
     axes.set_xlabel("predicted")
-    axes.set_ylabel("diagnosis")
+    axes.set_ylabel(truth)
     return figure
+
+
+def _count(value: float) -> str:
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
 
 
 @style.styled

@@ -28,45 +28,60 @@ from glomflow.tables import (
     read_table,
 )
 
+Store = tuple[Path, Path]
+"""A crop store: the memory map and its index."""
+
 
 @dataclass(frozen=True)
 class ReportInputs:
     """Files of a report; a section appears where its files are given.
 
+    The figures read some files that the page does not; where only the page is built they may be absent.
+
     Attributes:
         patients: PATIENTS table.
         inventory: INVENTORY table of all shards.
         stain_profiles: STAIN_PROFILES tables, one per shard.
-        om_index: CROPS tables of the glomerulus crops, one per shard.
-        im_index: CROPS tables of the immunofluorescence crops.
-        tem_index: CROPS tables of the TEM tiles.
+        om_store: Stores of glomerulus crops, one per shard; the page reads their indexes only.
+        im_store: Stores of immunofluorescence crops.
+        tem_store: Stores of TEM tiles.
         folds: FOLDS table.
         folds_json: JSON beside it, with its digest.
         histories: Model, fold, seed and history table of every training.
         summary_dir: Folder of the evaluation's summary.
+        predictions: PREDICTIONS tables (figures only).
+        instances: INSTANCES tables (figures only).
         deposit_hits: HITS table of the evaluation (phantom only).
+        deposit_tiles: TILES table of the evaluation (phantom, figures only).
         phantom: ``phantom.json``.
         few_shot_dir: Folder of the few-shot summary.
         few_shot_json: JSON with the digest of the draws of slides and shots.
         figures: Figure files by name, see :data:`glomflow.report.captions.FIGURES`.
+        cohort_folder: Folder that paths of images and masks are relative to (figures only).
+        thumbnails: Folder that thumbnails are relative to (figures only).
         revision: Revision of the workflow's code, if known.
     """
 
     patients: Path | None = None
     inventory: Path | None = None
     stain_profiles: Sequence[Path] = ()
-    om_index: Sequence[Path] = ()
-    im_index: Sequence[Path] = ()
-    tem_index: Sequence[Path] = ()
+    om_store: Sequence[Store] = ()
+    im_store: Sequence[Store] = ()
+    tem_store: Sequence[Store] = ()
     folds: Path | None = None
     folds_json: Path | None = None
     histories: Sequence[tuple[str, int, int, Path]] = ()
     summary_dir: Path | None = None
+    predictions: Sequence[Path] = ()
+    instances: Sequence[Path] = ()
     deposit_hits: Path | None = None
+    deposit_tiles: Path | None = None
     phantom: Path | None = None
     few_shot_dir: Path | None = None
     few_shot_json: Path | None = None
     figures: Mapping[str, Path] = field(default_factory=dict)
+    cohort_folder: Path | None = None
+    thumbnails: Path | None = None
     revision: str | None = None
 
 
@@ -138,10 +153,11 @@ class Material:
     @cached_property
     def crops(self) -> dict[str, pd.DataFrame]:
         """CROPS rows by modality, where there are any."""
-        files = zip(
-            MODALITIES, (self.inputs.om_index, self.inputs.im_index, self.inputs.tem_index), strict=True
-        )
-        frames = {modality: read_tables(paths, CROPS) for modality, paths in files}
+        stores = (self.inputs.om_store, self.inputs.im_store, self.inputs.tem_store)
+        frames = {
+            modality: read_tables([index for _, index in pairs], CROPS)
+            for modality, pairs in zip(MODALITIES, stores, strict=True)
+        }
         return {modality: frame for modality, frame in frames.items() if frame is not None and len(frame)}
 
     @cached_property
@@ -177,6 +193,11 @@ class Material:
             return None
         truth: dict[str, Any] = read_json(self.inputs.phantom)
         return truth
+
+    @property
+    def is_phantom(self) -> bool:
+        """Whether the images were drawn by the workflow itself."""
+        return self.config.cohort.source == "phantom"
 
     @property
     def first_model(self) -> str:

@@ -12,10 +12,16 @@ from glomflow.report import sections_data, sections_diagnosis, sections_glomerul
 from glomflow.report.blocks import Section
 from glomflow.report.material import Material, ReportInputs
 from glomflow.report.numbers import count
+from glomflow.report.pictures import known
 from glomflow.report.provenance import provenance_section
 from glomflow.report.sections_methods import methods_section
 
 __all__ = ["ReportInputs", "build_report", "sections"]
+
+PHANTOM_NOTICE = (
+    "Phantom cohort. The images were drawn by a program, not taken from patients: the numbers show that the "
+    "chain works and how much of what was drawn it recovers. They say nothing about people."
+)
 
 ORDER: tuple[Callable[[Material], Section | None], ...] = (
     sections_diagnosis.summary_section,
@@ -49,6 +55,7 @@ def sections(inputs: ReportInputs, config: Config) -> list[Section]:
     Raises:
         GlomflowError: A file is damaged, or a figure is missing or unknown.
     """
+    known(inputs.figures)
     material = Material(inputs, config)
     made = (make(material) for make in ORDER)
     return [section for section in made if section is not None]
@@ -90,6 +97,7 @@ def build_report(inputs: ReportInputs, config: Config, out: Path) -> None:
     page = environment.from_string(source).render(
         title=config.report.title,
         subtitle=subtitle(inputs, config),
+        notice=PHANTOM_NOTICE if config.cohort.source == "phantom" else "",
         sections=sections(inputs, config),
     )
     write_text(out, page)

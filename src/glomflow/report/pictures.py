@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from glomflow.errors import GlomflowError
@@ -22,6 +23,22 @@ _LENGTH = re.compile(
 )
 
 
+def known(names: Iterable[str]) -> None:
+    """Checks that figures have a place in the page.
+
+    Args:
+        names: Names of figures.
+
+    Raises:
+        GlomflowError: A name is not one of ``FIGURES``.
+    """
+    for name in names:
+        if name not in FIGURES:
+            raise GlomflowError(
+                f"report: there is no figure '{name}'; known are {', '.join(sorted(FIGURES))}"
+            )
+
+
 def embed(name: str, path: Path, further: str = "") -> Picture:
     """Reads a figure file into a picture of the page.
 
@@ -34,10 +51,8 @@ def embed(name: str, path: Path, further: str = "") -> Picture:
         The picture with a data URI; large PNG files are stored as WebP.
 
     Raises:
-        GlomflowError: The file is missing or is neither SVG nor PNG, or the name is unknown.
+        GlomflowError: The file is missing or is neither SVG nor PNG.
     """
-    if name not in FIGURES:
-        raise GlomflowError(f"report: there is no figure '{name}'; known are {', '.join(sorted(FIGURES))}")
     if not path.is_file():
         raise GlomflowError(f"report: figure {path} is missing; make the figures again")
     words = FIGURES[name]

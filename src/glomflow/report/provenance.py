@@ -90,9 +90,7 @@ def provenance_section(material: Material) -> Section:
     blocks: list[Block] = []
     if material.inputs.revision:
         blocks.append(Prose(f"Revision of the workflow: {material.inputs.revision}."))
-    blocks.append(
-        Table("Software.", ("package", "version"), software_versions(), text_columns=frozenset({0, 1}))
-    )
+    blocks.append(_software_table())
     found = digests(material.inputs)
     if found:
         blocks.append(
@@ -101,6 +99,7 @@ def provenance_section(material: Material) -> Section:
                 ("what", "digest"),
                 found,
                 text_columns=frozenset({0, 1}),
+                path_columns=frozenset({1}),
             )
         )
     blocks.append(Heading("Configuration"))
@@ -110,3 +109,16 @@ def provenance_section(material: Material) -> Section:
         )
     )
     return Section("provenance", "Provenance", blocks)
+
+
+def _software_table() -> Table:
+    """Puts the versions into two columns beside each other."""
+    versions = software_versions()
+    half = -(-len(versions) // 2)
+    right = [*versions[half:], *[("", "")] * (2 * half - len(versions))]
+    return Table(
+        caption="Software.",
+        headers=("package", "version", "package", "version"),
+        rows=[(*one, *other) for one, other in zip(versions[:half], right, strict=True)],
+        text_columns=frozenset(range(4)),
+    )

@@ -179,7 +179,11 @@ def crops_section(material: Material) -> Section | None:
     }
     blocks: list[Block] = []
     if material.crops:
-        blocks = [Bullets([items[name] for name in material.crops]), tables.crops_table(material.crops)]
+        diagnosis = "diagnosis" in material.config.run.tracks
+        blocks = [
+            Bullets([items[name] for name in material.crops]),
+            tables.crops_table(material.crops, diagnosis=diagnosis),
+        ]
     return Section("crops", "What the models see", [*blocks, *pictures])
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from glomflow.evaluation.summary import Summary
 from glomflow.report import tables
-from glomflow.report.blocks import Block, Heading, KeyFigures, Notice, PictureRow, Prose, Section
+from glomflow.report.blocks import Block, Heading, KeyFigures, PictureRow, Prose, Section
 from glomflow.report.material import Material
 from glomflow.report.numbers import (
     count,
+    listing,
     number,
     p_text,
     percent,
@@ -16,11 +17,6 @@ from glomflow.report.numbers import (
 )
 from glomflow.report.sections_data import exclusion_sentences, figure
 from glomflow.report.tables import Record, ends, keyed
-
-PHANTOM_NOTICE = (
-    "Phantom cohort. The images were drawn by a program, not taken from patients: the numbers show that the "
-    "chain works and how much of what was drawn it recovers. They say nothing about people."
-)
 
 
 def confidence(material: Material) -> str:
@@ -51,8 +47,6 @@ def summary_section(material: Material) -> Section | None:
     excluded = exclusion_sentences(material)
     if excluded:
         blocks.append(Prose(" ".join(excluded)))
-    if material.phantom is not None:
-        blocks.insert(0, Notice(PHANTOM_NOTICE))
     return Section("summary", "Summary", blocks)
 
 
@@ -79,10 +73,10 @@ def _accuracy_sentence(material: Material, accuracy: Record) -> str:
     label = material.model_label(material.first_model)
     seeds = len(material.config.diagnosis.training.seeds)
     mean = f", as the mean of {seeds} training seeds" if seeds > 1 else ""
-    classes = " or ".join(material.config.cohort.classes)
+    classes = listing(list(material.config.cohort.classes), "or")
     return (
-        f"The model {label} classified {percent(accuracy['value'])} of {count(_patients(material), 'patient')} "
-        f"correctly as {classes} ({confidence(material)} interval "
+        f"The model {label} classified {percent(accuracy['value'])} of "
+        f"{count(_patients(material), 'patient')} correctly as {classes} ({confidence(material)} interval "
         f"{percent_interval(accuracy['lower'], accuracy['upper'])}), each predicted once by a model that had "
         f"not seen the patient{mean}."
     )

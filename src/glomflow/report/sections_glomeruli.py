@@ -38,14 +38,13 @@ def summary_section(material: Material) -> Section | None:
     method, shots = chosen
     cells = keyed(found.metrics, "method", "shots", "metric")
     best = cells[method, shots, "balanced_accuracy"]
-    classes = lesion_classes(material)
+    classes = [name.replace("_", " ") for name in lesion_classes(material)]
     sentences = [
-        f"With {count(shots, 'labelled glomerulus', 'labelled glomeruli')} per class, a "
-        f"{METHODS.get(method, method)} on features of {material.config.encoder.name} told "
-        f"{listing([name.replace('_', ' ') for name in classes])} apart with a balanced accuracy of "
+        f"With {count(shots, 'labelled glomerulus', 'labelled glomeruli')} per class, "
+        f"{_means(material, method)} told {listing(classes)} apart with a balanced accuracy of "
         f"{percent(best['mean'])} ({confidence(material)} interval "
-        f"{percent_interval(best['lower'], best['upper'])}; SD over runs {number(100 * best['sd'], 0)} "
-        "points), on glomeruli of slides that it had not seen. "
+        f"{percent_interval(best['lower'], best['upper'])}; SD over runs {number(best['sd'])}), "
+        "on glomeruli of slides that it had not seen. "
         f"{count(int(best['runs']), 'run')} drew slides and labelled glomeruli anew."
     ]
     sentences += _comparison_sentences(material, method, shots)
@@ -69,7 +68,16 @@ def summary_section(material: Material) -> Section | None:
     excluded = exclusion_sentences(material)
     if excluded and material.summary is None:
         blocks.append(Prose(" ".join(excluded)))
-    return Section("glomeruli-summary", "Summary: glomeruli", blocks)
+    title = "Summary" if material.summary is None else "Summary: glomeruli"
+    return Section("glomeruli-summary", title, blocks)
+
+
+def _means(material: Material, method: str) -> str:
+    means = {
+        "linear_probe": f"a linear probe on features of {material.config.encoder.name}",
+        "colour_texture": "logistic regression on colour and texture",
+    }
+    return means.get(method, method)
 
 
 def _shots(material: Material) -> list[str]:
@@ -91,9 +99,9 @@ def _comparison_sentences(material: Material, method: str, shots: int) -> list[s
     for row in rows:
         other = cells[row["other"], shots, "balanced_accuracy"]
         said = verdict(row, 1 - material.config.evaluation.confidence, "slides")
-        name = METHODS.get(row["other"], str(row["other"])).capitalize()
+        subject = _means(material, row["other"])
         sentences.append(
-            f"{name} alone reached {percent(other['mean'])}: "
+            f"{subject[0].upper()}{subject[1:]} reached {percent(other['mean'])}: "
             f"a difference of {points_interval(*ends(row, 'difference'))}, {p_text(row['p_value'])}. {said}"
         )
     return sentences

@@ -75,18 +75,21 @@ def _few_shot_method(material: Material) -> tuple[str, str]:
 
 def _intervals(material: Material) -> tuple[str, str]:
     settings = material.config.evaluation
+    units = "patients within classes"
+    if material.few_shot is not None:
+        units = "slides and runs" if material.summary is None else f"{units} (few-shot: slides and runs)"
     return (
         "Intervals",
         f"{percent(settings.confidence)}, from {thousands(settings.bootstrap)} bootstrap resamples of "
-        "patients within classes (few-shot: of slides and runs); Wilson's for sensitivities and "
-        "specificities. Where a bootstrap collapses, one that needs no resampling stands in.",
+        f"{units}; Wilson's for sensitivities and specificities. Where a bootstrap collapses, one that "
+        "needs no resampling stands in.",
     )
 
 
 def limits(material: Material) -> list[tuple[str, str]]:
     """Returns what a reader must not conclude, for this configuration."""
     items = []
-    if material.phantom is not None:
+    if material.is_phantom:
         items.append(
             (
                 "A phantom is not a patient",
@@ -97,8 +100,8 @@ def limits(material: Material) -> list[tuple[str, str]]:
     items.append(
         (
             "Another hospital",
-            "Every site is in training and test alike. The numbers speak of further cases from these "
-            "laboratories, not of a new one with its own stains, microscopes and case mix.",
+            "Training and test cases come from the same places. The numbers speak of further cases from "
+            "these laboratories, not of a new one with its own stains, microscopes and case mix.",
         )
     )
     if material.summary is not None:

@@ -103,6 +103,8 @@ def modality_table(patients: pd.DataFrame, inventory: pd.DataFrame) -> Table:
     rows = []
     for modality in MODALITIES:
         images = inventory[inventory["modality"] == modality]
+        if images.empty:
+            continue
         usable = images[images["status"] == "ok"]
         per_patient = usable.groupby("patient").size()
         few = (
@@ -162,6 +164,7 @@ def exclusions_table(inventory: pd.DataFrame) -> Table | None:
         headers=("patient", "modality", "file", "status", "reason"),
         rows=rows,
         text_columns=frozenset(range(5)),
+        path_columns=frozenset({2, 4}),
         note=f"{thousands(more)} more are in the inventory." if more > 0 else "",
     )
 
@@ -235,7 +238,7 @@ def quality_table(inventory: pd.DataFrame) -> Table:
     )
 
 
-def crops_table(crops: dict[str, pd.DataFrame]) -> Table:
+def crops_table(crops: dict[str, pd.DataFrame], *, diagnosis: bool) -> Table:
     """Counts the crops of each modality."""
     kinds = {"OM": "glomeruli", "IM": "immunofluorescence", "TEM": "electron micrograph tiles"}
     rows = []
@@ -247,13 +250,17 @@ def crops_table(crops: dict[str, pd.DataFrame]) -> Table:
                 thousands(len(frame)),
                 thousands(frame["image"].nunique()),
                 thousands(frame["patient"].nunique()),
-                thousands(int(frame["selected"].sum())),
+                *([thousands(int(frame["selected"].sum()))] if diagnosis else []),
                 _range(frame["um_per_px"].dropna() * factor, unit),
             )
         )
     return Table(
         caption="Crops.",
-        headers=("crops", "number", "from images", "from patients", "chosen for diagnosis", "resolution"),
+        headers=(
+            *("crops", "number", "from images", "from patients"),
+            *(("chosen for diagnosis",) if diagnosis else ()),
+            "resolution",
+        ),
         rows=rows,
     )
 
@@ -354,9 +361,7 @@ def strata_table(strata: pd.DataFrame, model: str) -> Table | None:
     words = {"complete": "all modalities at hand", "incomplete": "a modality missing"}
     rows = [
         (
-            f"site {row['value']}"
-            if row["stratum"] == "site"
-            else words.get(row["value"], text(row["value"])),
+            f"at {row['value']}" if row["stratum"] == "site" else words.get(row["value"], text(row["value"])),
             thousands(int(row["patients"])),
             interval(*ends(row, "accuracy", "accuracy_")),
             number(row["macro_auc"]),
@@ -399,8 +404,8 @@ def ablation_table(
         ),
         rows=rows,
         strong_rows=frozenset({0}),
-        note="Right alone: patients that only one of the two gets right. P: exact paired test on them (McNemar; sign flips "
-        "with several seeds). Holm: adjusted for the number of comparisons in this table.",
+        note="Right alone: patients that only one of the two gets right. P: exact paired test on them "
+        "(McNemar; sign flips with several seeds). Holm: adjusted for the number of comparisons here.",
     )
 
 

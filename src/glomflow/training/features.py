@@ -52,7 +52,7 @@ def encode_store(
             features = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
             for start in range(0, len(crops), settings.batch_size):
                 rows = slice(start, start + settings.batch_size)
-                maps = _encode(encoder, np.asarray(crops[rows]), settings, target)
+                maps = _encode(encoder, np.array(crops[rows]), settings, target)
                 _check_finite(maps, names[rows], settings.name)
                 features[rows] = maps
             features.flush()

@@ -7,7 +7,13 @@ import numpy as np
 LESIONS = ("normal", "globally_sclerotic", "segmentally_sclerotic", "ischaemic", "crescentic")
 """Lesion classes of the outlines, the most frequent first."""
 
-_OPENINGS = ("{}.", "PAS stain: {}.", "A glomerulus; {}.", "Light microscopy shows {}.", "On this section, {}.")
+_OPENINGS = (
+    "{}.",
+    "PAS stain: {}.",
+    "A glomerulus; {}.",
+    "Light microscopy shows {}.",
+    "On this section, {}.",
+)
 
 _FINDINGS = {
     "normal": (

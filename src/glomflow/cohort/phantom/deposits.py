@@ -86,9 +86,9 @@ def lay_out(rng: np.random.Generator, appearance: str, stage: str | None, view: 
     if appearance == "MN":
         return _membranous(rng, stage or "II", half)
     if appearance == "IgAN":
-        return Layout(mesangial=int(rng.integers(6, 10)))
-    wire_loop = _row(rng, 690, (270, 350), (160, 220), lambda height: -half - 0.9 * height)
-    return Layout(wire_loop, mesangial=int(rng.integers(4, 7)) if view == "mesangium" else 0)
+        return Layout(mesangial=int(rng.integers(8, 13)))
+    wire_loop = _row(rng, 520, (290, 350), (200, 270), lambda height: -half - 0.92 * height)
+    return Layout(wire_loop, mesangial=int(rng.integers(2, 5)) if view == "mesangium" else 0)
 
 
 def _membranous(rng: np.random.Generator, stage: str, half: float) -> Layout:
@@ -164,9 +164,7 @@ def _deepen(depth: Array, wall: Wall, deposit: Deposit, rough: Array) -> None:
     np.maximum(depth[window], own, depth[window])
 
 
-def _mesangial_places(
-    rng: np.random.Generator, matrix: Mask, count: int, nm: float
-) -> list[tuple[int, int]]:
+def _mesangial_places(rng: np.random.Generator, matrix: Mask, count: int, nm: float) -> list[tuple[int, int]]:
     """Chooses places in the matrix, not too close to one another nor to the image's edge."""
     height, width = matrix.shape
     reach = int(_REACH_NM / nm)
@@ -181,9 +179,7 @@ def _mesangial_places(
     return [(row + top, col + left) for row, col in places]
 
 
-def _deepen_blob(
-    rng: np.random.Generator, depth: Array, row: int, col: int, nm: float, rough: Array
-) -> None:
+def _deepen_blob(rng: np.random.Generator, depth: Array, row: int, col: int, nm: float, rough: Array) -> None:
     radius = rng.uniform(190, 310)
     outline = draw_outline(rng, radius, (2, 3), 0.20)
     half = int(1.5 * radius / nm)

@@ -37,10 +37,10 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale: float)
 def _interpolate(knots: Array, length: int, scale: float, axis: int) -> Array:
     position = (np.arange(length, dtype=np.float32) + np.float32(0.5)) / np.float32(scale)
     index = position.astype(np.intp)
-    t = position - index
+    t = position - np.floor(position)
     weights = [0.5 * (1 - t) ** 2, 0.5 + t * (1 - t), 0.5 * t**2]
     shape = (-1, 1) if axis == 0 else (1, -1)
-    result = knots.take(index, axis=axis) * weights[0].reshape(shape)
+    result: Array = knots.take(index, axis=axis) * weights[0].reshape(shape)
     for offset in (1, 2):
         result += knots.take(index + offset, axis=axis) * weights[offset].reshape(shape)
     return result
@@ -48,7 +48,8 @@ def _interpolate(knots: Array, length: int, scale: float, axis: int) -> Array:
 
 def ramp(x: Array, edge: float, softness: float) -> Array:
     """Rises linearly from 0 to 1 over ``softness``, centred at ``edge``."""
-    return np.clip((x - np.float32(edge)) / np.float32(softness) + np.float32(0.5), 0, 1)
+    share: Array = np.clip((x - np.float32(edge)) / np.float32(softness) + np.float32(0.5), 0, 1)
+    return share
 
 
 def band(x: Array, low: float, high: float, softness: float) -> Array:
@@ -58,7 +59,8 @@ def band(x: Array, low: float, high: float, softness: float) -> Array:
 
 def blend(base: Array, cover: Array, value: Array | float) -> None:
     """Paints ``value`` over ``base`` in place, where ``cover`` says how opaquely (0 to 1)."""
-    base += cover * (np.float32(value) - base) if np.isscalar(value) else cover * (value - base)
+    paint = value if isinstance(value, np.ndarray) else np.float32(value)
+    base += cover * (paint - base)
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ def tessellate(rng: np.random.Generator, x: Array, y: Array, spacing: float, jit
     cols, rows = int(np.floor(gx.max())) - left + 3, int(np.floor(gy.max())) - top + 3
     offsets = rng.uniform(0.5 - jitter, 0.5 + jitter, (rows, cols, 2)).astype(np.float32)
     offsets[..., 0] += np.float32(0.5) * (np.arange(rows, dtype=np.float32) % 2)[:, None] - np.float32(0.25)
-    seed_x = (offsets[..., 0] + np.arange(cols, dtype=np.float32) + left).ravel()
-    seed_y = (offsets[..., 1] + np.arange(rows, dtype=np.float32)[:, None] + top).ravel()
+    seed_x: Array = np.ravel(offsets[..., 0] + np.arange(left, left + cols, dtype=np.float32))
+    seed_y: Array = np.ravel(offsets[..., 1] + np.arange(top, top + rows, dtype=np.float32)[:, None])
     first, second, owner, runner = _two_nearest(gx, gy, seed_x, seed_y, (left, top, cols))
     apart = np.hypot(seed_x[owner] - seed_x[runner], seed_y[owner] - seed_y[runner])
     border = (second - first) / (2 * apart + np.float32(1e-6)) * spacing32
@@ -213,4 +215,6 @@ def paste(target: Array, stamps: list[Array], centres: Array, choice: npt.NDArra
         if top >= bottom or left >= right:
             continue
         window = target[top:bottom, left:right]
-        np.maximum(window, stamp[top - y + half : bottom - y + half, left - x + half : right - x + half], window)
+        np.maximum(
+            window, stamp[top - y + half : bottom - y + half, left - x + half : right - x + half], window
+        )

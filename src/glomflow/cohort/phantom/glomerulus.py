@@ -29,7 +29,7 @@ class Pattern:
     wall: float = 1.4
     wall_pas: float = 1.0
     spikes: float = 0.0
-    mesangium: float = 0.10
+    mesangium: float = 0.08
     filled: float = 0.12
     nuclei: float = 0.36
     wire_loops: float = 0.0
@@ -38,10 +38,8 @@ class Pattern:
 
 PATTERNS = {
     NONDIAGNOSTIC: Pattern(),
-    "MN": Pattern(
-        wall=3.0, wall_pas=1.55, spikes=0.8, mesangium=0.04, filled=0.0, nuclei=0.22, loop_um=18.0
-    ),
-    "IgAN": Pattern(wall=1.3, mesangium=0.62, filled=0.05, nuclei=0.42),
+    "MN": Pattern(wall=3.0, wall_pas=1.55, spikes=0.8, mesangium=0.04, filled=0.0, nuclei=0.22, loop_um=18.0),
+    "IgAN": Pattern(wall=1.3, mesangium=0.68, filled=0.0, nuclei=0.34, loop_um=17.0),
     "LN": Pattern(
         wall=2.0, wall_pas=1.1, mesangium=0.20, filled=0.70, nuclei=0.90, wire_loops=0.30, loop_um=15.0
     ),
@@ -79,7 +77,7 @@ def draw_glomerulus(
             tuft shows none.
     """
     pattern = PATTERNS[appearance]
-    side = int(np.ceil(1.16 * diameter / um_per_px)) + 12
+    side = 2 * int(np.ceil(0.58 * diameter / um_per_px)) + 13
     tuft = draw_tuft(rng, side, um_per_px, diameter, lesion, pattern.mesangium, pattern.loop_um)
     texture = smooth_noise(rng, tuft.rho.shape, 1.6 / um_per_px)
     fibrosis = 0.30 + 0.08 * texture if lesion == "ischaemic" else 0.02
@@ -114,14 +112,14 @@ def _paint_tuft(
 
     tuft_pas = 0.24 + 0.06 * texture
     tuft_h = 0.20 + 0.05 * texture
-    blend(tuft_pas, tuft.mesangial, 0.95 + 0.16 * texture)
+    blend(tuft_pas, tuft.mesangial, 1.05 + 0.16 * texture)
     blend(tuft_h, tuft.mesangial, 0.12)
     blend(tuft_pas, lumen, 0.04)
     blend(tuft_h, lumen, 0.03)
     blend(tuft_pas, walls, pattern.wall_pas + 0.7 * wire + 0.10 * texture)
     blend(tuft_h, walls, 0.08)
     if pattern.spikes:
-        comb = smooth_noise(rng, texture.shape, 1.5) > 0.35
+        comb = smooth_noise(rng, texture.shape, 1.5) > 0.7
         reach = band(tuft.cells.border, -1.0, 1.2, 0.8) * loop * comb
         blend(tuft_pas, pattern.spikes * reach, 1.2 * pattern.wall_pas)
     surface = band(tuft.in_tuft, -0.2, 0.2 + 0.8 * pattern.wall, 0.8)
@@ -131,7 +129,8 @@ def _paint_tuft(
     blend(haematoxylin, inside * (1 - cleft), tuft_h)
     place = (tuft.in_tuft > 2.0) * (1 - lumen) * (1 - 0.9 * wire * walls)
     favoured = 0.55 + 0.45 * tuft.mesangial + 0.6 * filled
-    return pattern.nuclei * place * favoured
+    chance: Array = pattern.nuclei * place * favoured
+    return chance
 
 
 def _clefts(rng: np.random.Generator, tuft: Tuft) -> Array:

@@ -76,14 +76,16 @@ def _deposit_sites(tuft: Tuft, wall: float) -> Array:
     walls = wall_band(tuft, 2.4, gap=0.4) + ramp(-np.abs(tuft.in_tuft - 1.5), -1.6, 1.0)
     core = tuft.mesangial * ramp(tuft.cells.border, 0.8, 2.0)
     both = np.clip(walls, 0, 1) * min(1.0, 2 * wall) + core * min(1.0, 2 * (1 - wall))
-    return np.clip(both, 0, 1) * ramp(tuft.in_tuft, 0.5, 2.0)
+    inside: Array = np.clip(both, 0, 1) * ramp(tuft.in_tuft, 0.5, 2.0)
+    return inside
 
 
 def _granules(rng: np.random.Generator, tuft: Tuft, um_per_px: float, *, coarse: bool) -> Array:
     """Returns the granularity of the deposits: fine beads along walls, coarse clumps in the mesangium."""
     fine = smooth_noise(rng, tuft.rho.shape, (1.5 if coarse else 1.0) / um_per_px)
     patchy = smooth_noise(rng, tuft.rho.shape, 14 / um_per_px)
-    return np.clip(0.62 + 0.42 * fine, 0, 1.4) * np.clip(1 + 0.18 * patchy, 0.4, 1.5)
+    granules: Array = np.clip(0.62 + 0.42 * fine, 0, 1.4) * np.clip(1 + 0.18 * patchy, 0.4, 1.5)
+    return granules
 
 
 def _autofluorescence(rng: np.random.Generator, tuft: Tuft, um_per_px: float) -> Array:
@@ -107,4 +109,5 @@ def _expose(rng: np.random.Generator, light: Array, site: Site) -> npt.NDArray[n
     blurred = ndimage.gaussian_filter(light, site.im_blur / site.im_um_per_px, truncate=3)
     scatter = np.sqrt(np.clip(blurred, 0, None) * np.float32(2.0e-4) + np.float32(6e-6))
     noisy = blurred + scatter * rng.standard_normal(light.shape, dtype=np.float32)
-    return (np.clip(np.rint(noisy * _LEVELS), 0, _LEVELS)).astype(np.uint16) << np.uint16(4)
+    samples: npt.NDArray[np.uint16] = np.clip(np.rint(noisy * _LEVELS), 0, _LEVELS).astype(np.uint16)
+    return samples << np.uint16(4)

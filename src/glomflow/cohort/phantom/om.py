@@ -21,10 +21,10 @@ from glomflow.cohort.phantom.fields import (
 from glomflow.cohort.phantom.glomerulus import Section, draw_glomerulus
 from glomflow.cohort.phantom.sites import Site
 
-DIAMETER_UM = (144.0, 180.0)
+DIAMETER_UM = (156.0, 188.0)
 """Range of the mean diameter of Bowman's capsule, µm."""
 
-_CELL_UM = 262.0
+_CELL_UM = 270.0
 _MIN_SIDE_PX = 1100
 _TUBULE_UM = 50.0
 
@@ -86,7 +86,7 @@ def _double(image: npt.NDArray[np.generic], shape: tuple[int, int]) -> Array:
     for axis, length in enumerate(shape):
         position = np.arange(length, dtype=np.float32) * np.float32(0.5)
         index = position.astype(np.intp)
-        weight = (position - index).reshape((-1, 1) if axis == 0 else (1, -1))
+        weight = (position - np.floor(position)).reshape((-1, 1) if axis == 0 else (1, -1))
         low = result.take(index, axis=axis)
         result = low + weight * (result.take(index + 1, axis=axis) - low)
     return result
@@ -108,7 +108,7 @@ def _draw_cortex(
     texture = smooth_noise(rng, shape, 1.8 / um_per_px)
     kind = rng.random(len(cells.seeds), dtype=np.float32)
     proximal = (kind < 0.6).astype(np.float32)
-    height = np.where(kind < 0.6, 12.5, 8.0) + 1.5 * rng.standard_normal(len(kind))
+    height = np.where(kind < 0.6, 16.5, 11.0) + 1.5 * rng.standard_normal(len(kind))
     height[rng.random(len(kind)) < 0.12] = 60.0
     lumen_depth = border - height.astype(np.float32)[owner] - 1.2 * texture
     proximal_map = proximal[owner]
@@ -197,7 +197,7 @@ def _add_cortex_nuclei(
 
 
 def _place(section: Section, centre: Array, haematoxylin: Array, pas: Array) -> None:
-    """Lays a glomerulus over the cortex in place; its patch is centred on a pixel or between two."""
+    """Lays a glomerulus over the cortex in place; its patch has an odd edge."""
     side = section.pas.shape[0]
     left, top = (int(value) - side // 2 for value in centre)
     for canvas, patch in ((haematoxylin, section.haematoxylin), (pas, section.pas)):
@@ -207,9 +207,7 @@ def _place(section: Section, centre: Array, haematoxylin: Array, pas: Array) -> 
         blend(canvas[rows, cols], section.cover[inner], patch[inner])
 
 
-def _stain(
-    rng: np.random.Generator, haematoxylin: Array, pas: Array, site: Site
-) -> npt.NDArray[np.uint8]:
+def _stain(rng: np.random.Generator, haematoxylin: Array, pas: Array, site: Site) -> npt.NDArray[np.uint8]:
     """Turns concentrations into colours by Beer and Lambert's law, then adds focus blur and noise."""
     from scipy import ndimage
 

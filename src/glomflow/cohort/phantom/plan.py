@@ -146,7 +146,9 @@ def plan_phantom(settings: Phantom) -> PhantomPlan:
     missing = _deal_missing(settings, accidents)
     digits = max(3, len(str(settings.patients)))
     patients = tuple(
-        _plan_patient(settings, number, f"P{number + 1:0{digits}d}", *factors[number], missing.get(number, ()))
+        _plan_patient(
+            settings, number, f"P{number + 1:0{digits}d}", *factors[number], missing.get(number, ())
+        )
         for number in range(settings.patients)
     )
     return PhantomPlan(settings, patients, _deal_damage(settings, patients, accidents))
@@ -240,27 +242,36 @@ def _plan_micrographs(
 ) -> tuple[MicrographPlan, ...]:
     """Draws which images show deposits (20-40 % of them, at least one) and what they are views of.
 
-    The views of images without deposits are drawn without looking at the class.
+    Images without deposits are views of a capillary and of mesangium by turns, whatever the class.
     """
     low, high = settings.tem_images
     count = int(rng.integers(low, high + 1))
     fewest = max(1, math.ceil(0.2 * count - 1e-9))
     most = max(fewest, math.floor(0.4 * count + 1e-9))
     with_deposits = set(rng.permutation(count)[: int(rng.integers(fewest, most + 1))].tolist())
-    views = [("capillary", "mesangium")[k] for k in rng.integers(2, size=count)]
-    plans = []
+    first = int(rng.integers(2))
+    plans: list[MicrographPlan] = []
     for k in range(count):
         name = f"{patient}_{k + 1:02d}"
         deposits = k in with_deposits
+        turn = first + sum(plan.deposits == deposits for plan in plans)
+        view = ("capillary", "mesangium")[turn % 2]
         plans.append(
             MicrographPlan(
                 path=f"TEM/{name}.tif",
-                view="mesangium" if deposits and appearance == "IgAN" else views[k],
+                view=_view_of_deposits(appearance, view, rng) if deposits else view,
                 deposits=deposits,
                 mask=f"truth/TEM/{name}.png" if deposits else None,
             )
         )
     return tuple(plans)
+
+
+def _view_of_deposits(appearance: str, view: str, rng: np.random.Generator) -> str:
+    """Turns the view to where the disease lays its deposits: IgAN in the mesangium, LN mostly not."""
+    if appearance == "IgAN":
+        return "mesangium"
+    return "capillary" if appearance == "LN" and rng.random() < 0.6 else view
 
 
 def _deal_damage(

@@ -108,7 +108,8 @@ def _expose(rng: np.random.Generator, brightness: Array, site: Site) -> npt.NDAr
     level = low + (high - low) * blurred
     level += np.float32(site.tem_noise) * rng.standard_normal(brightness.shape, dtype=np.float32)
     steps = 65536 // _STEP - 1
-    return np.clip(np.rint(level * steps), 0, steps).astype(np.uint16) * np.uint16(_STEP)
+    samples: npt.NDArray[np.uint16] = np.clip(np.rint(level * steps), 0, steps).astype(np.uint16)
+    return samples * np.uint16(_STEP)
 
 
 def draw_strip(site: Site, width: int) -> npt.NDArray[np.uint16]:

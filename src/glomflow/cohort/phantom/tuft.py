@@ -20,6 +20,7 @@ from glomflow.cohort.phantom.fields import (
     tessellate,
 )
 
+
 @dataclass(frozen=True)
 class Shape:
     """How a lesion shapes the glomerulus.
@@ -86,7 +87,8 @@ class Tuft:
 def angle_between(angle: Array, direction: float) -> Array:
     """Returns the absolute difference of angles, 0 to pi."""
     two_pi = np.float32(2 * np.pi)
-    return np.abs((angle - np.float32(direction) + np.float32(np.pi)) % two_pi - np.float32(np.pi))
+    turned: Array = np.abs((angle - np.float32(direction) + np.float32(np.pi)) % two_pi - np.float32(np.pi))
+    return turned
 
 
 def draw_tuft(
@@ -175,4 +177,5 @@ def wall_band(tuft: Tuft, thickness: float | Array, gap: float = 0.7) -> Array:
     """
     outer = ramp(tuft.cells.border, gap, 1.0)
     inner = np.clip(tuft.cells.border - gap - thickness + np.float32(0.5), 0, 1)
-    return outer * (1 - inner) * (1 - tuft.mesangial)
+    walls: Array = outer * (1 - inner) * (1 - tuft.mesangial)
+    return walls

@@ -122,7 +122,7 @@ def paint_podocyte(rng: np.random.Generator, wall: Wall, image: Array) -> None:
     height = np.where(wall.fused > 0.5, 260 + 50 * smooth_noise(rng, shape, 400 / nm), height)
     depth = np.minimum(np.minimum(side, height - above), above - 8)
     blend(image, ramp(depth, 0, SOFT_NM), CYTOPLASM + 0.035 * texture)
-    blend(image, 0.75 * band(depth, -6, 14, 14), DARK + 0.05)
+    blend(image, 0.65 * band(depth, -6, 14, 14), DARK + 0.06)
 
 
 def _paint_body(rng: np.random.Generator, wall: Wall, above: Array, texture: Array, image: Array) -> None:
@@ -203,18 +203,13 @@ def _paint_endothelium(rng: np.random.Generator, wall: Wall, texture: Array, ima
     thickness = 95 + 22 * smooth_noise(rng, shape, 250 / nm)
     swelling = smooth_noise(rng, shape, 900 / nm)
     thickness += 300 * np.clip(swelling - 1.2, 0, 1.2)
-    pores = (np.sin(wall.along * np.float32(2 * np.pi / 310) + 2 * grain(rng, shape, nm)) > 0.80) & (
-        thickness < 140
-    )
+    pores = (
+        np.sin(wall.along * np.float32(2 * np.pi / 310) + 2 * smooth_noise(rng, shape, 420 / nm)) > 0.80
+    ) & (thickness < 140)
     depth = np.minimum(below - 12, thickness - below)
     depth = np.where(pores, np.minimum(depth, -30), depth)
     blend(image, ramp(depth, 0, SOFT_NM), CYTOPLASM + 0.03 * texture)
     blend(image, 0.6 * band(depth, -6, 12, 14), DARK + 0.06)
-
-
-def grain(rng: np.random.Generator, shape: tuple[int, int], nm: float) -> Array:
-    """Returns irregularity that breaks up what would be periodic along the membrane."""
-    return smooth_noise(rng, shape, 420 / nm)
 
 
 def _paint_red_cell(rng: np.random.Generator, wall: Wall, image: Array) -> None:
@@ -244,7 +239,7 @@ def paint_mesangium(rng: np.random.Generator, wall: Wall, image: Array) -> Mask:
     depth = 170 * (swirl - 0.75) - 0.10 * np.clip(700 - below, 0, None)
     blend(image, ramp(depth, 0, SOFT_NM), CYTOPLASM + 0.02 + 0.05 * texture)
     blend(image, 0.7 * band(depth, -6, 14, 14), DARK + 0.06)
-    if rng.random() < 0.6:
+    if rng.random() < 0.4:
         _paint_nucleus(rng, wall, image, depth)
     return (below > 80) & (depth < -40)
 
@@ -255,7 +250,7 @@ def _paint_nucleus(rng: np.random.Generator, wall: Wall, image: Array, cells: Ar
         return
     centre = far[int(rng.integers(len(far)))]
     rows, cols, y, x = _window(image.shape, centre, 1300, wall.nm_per_px)
-    outline = draw_outline(rng, rng.uniform(750, 950), (2, 3, 4), 0.14)
+    outline = draw_outline(rng, rng.uniform(750, 950), (2, 3, 5), 0.10)
     depth = outline.at(np.arctan2(y, x)) - np.hypot(x, y)
     chromatin = smooth_noise(rng, depth.shape, 90 / wall.nm_per_px)
     blend(image[rows, cols], ramp(depth, -170, SOFT_NM), CYTOPLASM + 0.05)

@@ -62,7 +62,9 @@ def write_phantom_sheets(plan: PhantomPlan, folder: Path) -> None:
     )
     rows = (row for patient in plan.patients for row in _image_rows(patient))
     _write_csv(
-        folder / "images.csv", _IMAGE_COLUMNS, ([row.get(name, "") for name in _IMAGE_COLUMNS] for row in rows)
+        folder / "images.csv",
+        _IMAGE_COLUMNS,
+        ([row.get(name, "") for name in _IMAGE_COLUMNS] for row in rows),
     )
     _write_csv(
         folder / "captions.csv",

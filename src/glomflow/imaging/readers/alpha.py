@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from glomflow.imaging.readers.base import Array
+from glomflow.imaging.pixels import Array
 
 
 def over_white(samples: Array, alpha: Array, *, associated: bool = False) -> Array:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from glomflow.imaging.pixels import RGB, Array
 from glomflow.imaging.readers.alpha import over_white
-from glomflow.imaging.readers.base import RGB, Array, ImageReader, decoding, unreadable, unsupported
+from glomflow.imaging.readers.base import ImageReader, decoding, unreadable, unsupported
 from glomflow.imaging.readers.metadata import Size, from_resolution
 
 FORMATS = ("PNG", "JPEG", "MPO", "BMP", "WEBP")

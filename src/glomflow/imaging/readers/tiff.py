@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from glomflow.errors import ImageError
-from glomflow.imaging.readers.base import RGB, Array, ImageReader, decoding, unreadable
+from glomflow.imaging.pixels import RGB, Array
+from glomflow.imaging.readers.base import ImageReader, decoding, unreadable
 from glomflow.imaging.readers.metadata import qptiff_name, read_ome, tiff_pixel_size
 from glomflow.imaging.readers.tiff_pages import Level, SegmentCache, end_of
 from glomflow.imaging.readers.tiff_samples import SampleRules

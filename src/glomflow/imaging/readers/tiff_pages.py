@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from glomflow.imaging.readers.base import Array, decoding, unreadable, unsupported
+from glomflow.imaging.pixels import Array
+from glomflow.imaging.readers.base import decoding, unreadable, unsupported
 
 Box = tuple[int, int, int, int]
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from glomflow.imaging.pixels import Array
 from glomflow.imaging.readers.alpha import over_white
-from glomflow.imaging.readers.base import Array, unsupported
+from glomflow.imaging.readers.base import unsupported
 
 _DECODED_TO_RGB = {6, 7, 33007, 34892, 50001, 34712, 33003, 33004, 33005, 50002, 52546, 22610}
 _ALPHA = {1, 2}

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from glomflow.imaging.pixels import RGB, Array
 from glomflow.imaging.readers.alpha import over_white
-from glomflow.imaging.readers.base import RGB, Array, ImageReader, decoding, unreadable
+from glomflow.imaging.readers.base import ImageReader, decoding, unreadable
 from glomflow.imaging.readers.metadata import in_micrometres, plausible
 
 

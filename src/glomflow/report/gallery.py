@@ -1,0 +1,200 @@
+"""Every figure of the report by its name, drawn from the files of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from glomflow.config import Config
+from glomflow.errors import GlomflowError
+from glomflow.evaluation.instances import TILES
+from glomflow.imaging.crop_store import read_store
+from glomflow.report import examples, figures_images, figures_metrics
+from glomflow.report.material import Material, ReportInputs, Store, read_tables
+from glomflow.report.sections_data import lesion_classes
+from glomflow.report.sections_glomeruli import METHODS
+from glomflow.tables import INSTANCES, PREDICTIONS, read_table
+
+T = TypeVar("T")
+
+
+def draw_figure(name: str, inputs: ReportInputs, config: Config) -> Figure:
+    """Draws a figure of the report.
+
+    Args:
+        name: One of :data:`MAKERS`.
+        inputs: The files; a figure needs some of them only.
+        config: The configuration that they were made with.
+
+    Returns:
+        The figure, to be saved with :func:`glomflow.report.style.save_figure`.
+
+    Raises:
+        GlomflowError: The name is unknown, or a file that the figure needs is not among the inputs.
+    """
+    if name not in MAKERS:
+        raise GlomflowError(f"report: there is no figure '{name}'; known are {', '.join(sorted(MAKERS))}")
+    return MAKERS[name](Material(inputs, config))
+
+
+def _needed(value: T | None, what: str) -> T:
+    if value is None:
+        raise GlomflowError(f"report: this figure needs {what}, which is not among the inputs")
+    return value
+
+
+def _stores(pairs: Sequence[Store]) -> list[examples.Store]:
+    return [read_store(*pair) for pair in pairs]
+
+
+def _seed(material: Material, figure: int) -> int:
+    return 1000 * material.config.run.seed + figure
+
+
+def _cohort_overview(material: Material) -> Figure:
+    return figures_metrics.cohort_overview(
+        _needed(material.patients, "the table of patients"),
+        _needed(material.inventory, "the inventory"),
+        material.config.cohort.classes,
+    )
+
+
+def _worst_focus(material: Material) -> Figure:
+    inventory = _needed(material.inventory, "the inventory")
+    folder = _needed(material.inputs.thumbnails, "the folder of thumbnails")
+    return figures_images.contact_sheet(examples.focus_examples(inventory, folder, 6))
+
+
+def _stain_panels(material: Material) -> Figure:
+    patients = _needed(material.patients, "the table of patients")
+    known = patients.dropna(subset=["site"])
+    known = known if known["site"].nunique() > 1 else known.head(0)
+    pairs = examples.stain_examples(
+        _stores(material.inputs.om_store),
+        _needed(material.inventory, "the inventory"),
+        dict(zip(known["patient"], known["site"], strict=True)),
+        _needed(material.inputs.cohort_folder, "the cohort folder"),
+        12,
+        seed=_seed(material, 1),
+    )
+    return figures_images.stain_panels(pairs)
+
+
+def _class_sheet(material: Material, pairs: Sequence[Store], figure: int) -> Figure:
+    groups = examples.class_examples(
+        _stores(pairs),
+        _needed(material.patients, "the table of patients"),
+        material.config.cohort.classes,
+        material.config.report.examples,
+        seed=_seed(material, figure),
+    )
+    return figures_images.contact_sheet(groups)
+
+
+def _lesions(material: Material) -> Figure:
+    groups = examples.lesion_examples(
+        _stores(material.inputs.om_store),
+        lesion_classes(material),
+        material.config.report.examples,
+        seed=_seed(material, 5),
+    )
+    return figures_images.contact_sheet(groups)
+
+
+def _training_curves(material: Material) -> Figure:
+    histories = _needed(material.histories, "histories of training")
+    models = [name for name in material.config.diagnosis.models if name in set(histories["model"])]
+    return figures_metrics.training_curves(histories, models, {name: name for name in models})
+
+
+def _of_first(material: Material, frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["model"] == material.first_model]
+
+
+def _confusion_matrix(material: Material) -> Figure:
+    summary = _needed(material.summary, "the summary of the evaluation")
+    return figures_metrics.confusion_matrix(
+        _of_first(material, summary.confusion), material.config.cohort.classes
+    )
+
+
+def _roc_curves(material: Material) -> Figure:
+    summary = _needed(material.summary, "the summary of the evaluation")
+    per_class = _of_first(material, summary.per_class)
+    areas = dict(zip(per_class["class"], per_class["auc"], strict=True))
+    return figures_metrics.roc_curves(_of_first(material, summary.roc), material.config.cohort.classes, areas)
+
+
+def _reliability(material: Material) -> Figure:
+    summary = _needed(material.summary, "the summary of the evaluation")
+    pooled = _of_first(material, summary.pooled).set_index("metric")["value"]
+    return figures_metrics.reliability(_of_first(material, summary.calibration), float(pooled["ece"]))
+
+
+def _ablation(material: Material) -> Figure:
+    summary = _needed(material.summary, "the summary of the evaluation")
+    known = summary.models.dropna(subset=["ceiling"])
+    models = [str(model) for model in summary.models["model"]]
+    return figures_metrics.ablation(
+        summary.pooled,
+        models,
+        {model: material.model_label(model) for model in models},
+        ceilings=dict(zip(known["model"], known["ceiling"], strict=True)),
+        chance=1 / len(material.config.cohort.classes),
+    )
+
+
+def _instance_panels(material: Material) -> Figure:
+    inputs = material.inputs
+    predictions = [read_table(path, PREDICTIONS, open_ended=True) for path in inputs.predictions]
+    panels = examples.instance_examples(
+        _stores(inputs.tem_store),
+        _needed(read_tables(inputs.instances, INSTANCES), "the tables of instances"),
+        _needed(material.patients, "the table of patients"),
+        material.first_model,
+        material.config.cohort.classes,
+        seed=_seed(material, 6),
+        truth=None if inputs.deposit_tiles is None else read_table(inputs.deposit_tiles, TILES),
+        folder=inputs.cohort_folder,
+        predictions=pd.concat(predictions, ignore_index=True) if predictions else None,
+    )
+    return figures_images.instance_panels(panels)
+
+
+def _few_shot_curves(material: Material) -> Figure:
+    found = _needed(material.few_shot, "the few-shot summary")
+    methods: list[str] = list(material.config.few_shot.methods)
+    names = {name: METHODS.get(name, name) for name in methods}
+    return figures_metrics.few_shot_curves(found.metrics, names, chance=1 / found.confusion["true"].nunique())
+
+
+def _few_shot_confusion(material: Material) -> Figure:
+    found = _needed(material.few_shot, "the few-shot summary")
+    method = str(found.metrics["method"].iloc[0])
+    rows = found.confusion[found.confusion["method"] == method]
+    rows = rows[rows["shots"] == rows["shots"].max()]
+    classes = list(rows["true"].unique())
+    return figures_metrics.confusion_matrix(rows, classes, truth="lesion")
+
+
+MAKERS: dict[str, Callable[[Material], Figure]] = {
+    "cohort_overview": _cohort_overview,
+    "worst_focus": _worst_focus,
+    "stain_panels": _stain_panels,
+    "crops_om": lambda material: _class_sheet(material, material.inputs.om_store, 2),
+    "crops_im": lambda material: _class_sheet(material, material.inputs.im_store, 3),
+    "crops_tem": lambda material: _class_sheet(material, material.inputs.tem_store, 4),
+    "lesions": _lesions,
+    "training_curves": _training_curves,
+    "confusion_matrix": _confusion_matrix,
+    "roc_curves": _roc_curves,
+    "reliability": _reliability,
+    "ablation": _ablation,
+    "instance_panels": _instance_panels,
+    "few_shot_curves": _few_shot_curves,
+    "few_shot_confusion": _few_shot_confusion,
+}
+"""What draws each figure; the names are those of :data:`glomflow.report.captions.FIGURES`."""
