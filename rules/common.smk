@@ -29,6 +29,14 @@ PHANTOM = CONFIG.cohort.source == "phantom"
 CACHED = CONFIG.encoder.trainable == "none"
 FOLDER = f"{R}/phantom" if PHANTOM else CONFIG.cohort.folder
 STORES = ["om", "im", "tem"] if DIAGNOSIS else ["om"]
+RUNS = [(model, fold, seed) for model in MODELS for fold in FOLDS for seed in SEEDS]
+PICTURES = ["worst_focus", "stain_panels"]
+PICTURES += ["crops_om", "crops_im", "crops_tem"] if DIAGNOSIS else []
+PICTURES += ["lesions"] if FEW_SHOT else []
+CURVES = ["cohort_overview", "training_curves", "confusion_matrix", "roc_curves", "reliability"]
+CURVES += ["ablation"] if len(MODELS) > 1 else []
+INSTANCES = any("TEM" in model.modalities for model in CONFIG.diagnosis.models.values())
+FEW_SHOT_TABLES = ("metrics", "per_run", "comparisons", "confusion")
 
 
 wildcard_constraints:
@@ -121,3 +129,52 @@ def evaluation_settings():
         "diagnosis": {"models": {name: dump(model) for name, model in CONFIG.diagnosis.models.items()}},
         "evaluation": dump(CONFIG.evaluation),
     }
+
+
+def figures(names, suffix, category):
+    """Figure files that Snakemake's own report shows with their captions."""
+    captioned = functools.partial(report, category=category)
+    captions = BASE / "rules" / "captions"
+    return [
+        captioned(f"{R}/figures/{name}.{suffix}", caption=str(captions / f"{name}.rst"))
+        for name in names
+    ]
+
+
+def picture_inputs():
+    """What the figures of images are drawn from."""
+    files = {"patients": f"{R}/cohort/patients.parquet", "inventory": f"{R}/inventory.parquet"}
+    for modality in STORES:
+        files[f"{modality}_crops"] = store(modality, "npy")
+        files[f"{modality}_index"] = store(modality, "parquet")
+    return files
+
+
+def report_inputs():
+    """What the report is written from, by track."""
+    files = {
+        "patients": f"{R}/cohort/patients.parquet",
+        "inventory": f"{R}/inventory.parquet",
+        "stain_profiles": expand(f"{R}/stain/{{shard}}.parquet", shard=SHARDS),
+    }
+    for modality in STORES:
+        files[f"{modality}_crops"] = store(modality, "npy")
+        files[f"{modality}_index"] = store(modality, "parquet")
+    shown = [f"{R}/figures/{name}.png" for name in PICTURES]
+    if PHANTOM:
+        files["phantom"] = f"{R}/phantom/phantom.json"
+    if DIAGNOSIS:
+        files["folds"] = f"{R}/folds/folds.parquet"
+        files["folds_json"] = f"{R}/folds/folds.json"
+        files["histories"] = trained(f"{R}/models/{{model}}/fold{{fold}}_seed{{seed}}.history.parquet")
+        files["metrics"] = [f"{R}/metrics/{name}.parquet" for name in TABLES] + [f"{R}/metrics/summary.json"]
+        shown += [f"{R}/figures/{name}.svg" for name in CURVES]
+        shown += [f"{R}/figures/instance_panels.png"] if INSTANCES else []
+        if PHANTOM and INSTANCES:
+            files["deposit_hits"] = f"{R}/metrics/deposits.parquet"
+    if FEW_SHOT:
+        files["few_shot"] = [f"{R}/few_shot/{name}.parquet" for name in FEW_SHOT_TABLES]
+        files["few_shot_json"] = f"{R}/few_shot/draws.json"
+        shown += [f"{R}/figures/{name}.svg" for name in ("few_shot_curves", "few_shot_confusion")]
+    files["figures"] = shown
+    return files

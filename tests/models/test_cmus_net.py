@@ -167,6 +167,20 @@ def test_forward_and_loss_never_wait_for_the_device(variant: str, parity: bool) 
         bool(loss > 0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision_stays_close(dtype: torch.dtype) -> None:
+    net, batch = make_net(standardise=False), make_batch(lacking={"TEM": [1]})
+    labels = torch.tensor([0, 1, 2, 0])
+    expected = net.loss(net(batch), labels, config.Loss())
+    half = Batch({name: maps.to(dtype) for name, maps in batch.maps.items()}, batch.masks)
+    with torch.autocast("cpu", dtype=dtype):
+        outputs = net(half)
+    loss = net.loss(outputs, labels, config.Loss())
+    loss.backward()
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=0.05, atol=0.02)
+
+
 def test_gather_bags_pads_with_zeros() -> None:
     rows = torch.arange(1.0, 4.0)[:, None]
     bags, mask = gather_bags(rows, torch.tensor([[0, 2], [1, -1]]))

@@ -253,6 +253,13 @@ def drawable(made_up_run, tmp_path_factory) -> ReportInputs:
     )
 
 
+def test_no_weighted_tiles_are_said(drawable, made_up_run, tmp_path):
+    write_table(tmp_path / "none.parquet", pd.DataFrame(), INSTANCES)
+    inputs = dataclasses.replace(drawable, instances=[tmp_path / "none.parquet"])
+    with pytest.raises(GlomflowError, match=r"no model weights TEM tiles; leave the figure .* out"):
+        draw_figure("instance_panels", inputs, made_up_run.config)
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_every_figure_is_drawn_from_files(name, drawable, made_up_run, tmp_path):
     save_figure(draw_figure(name, drawable, made_up_run.config), tmp_path / f"{name}.png", dpi=40)

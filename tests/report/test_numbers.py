@@ -33,6 +33,8 @@ NAN = math.nan
         (numbers.signed_interval(0.06, 0.02, 0.14), "+0.06 (0.02–0.14)"),
         (numbers.points_interval(0.06, -0.02, 0.14), "+6 (−2 to 14) points"),
         (numbers.percent_interval(0.78, 0.94), "78–94 %"),
+        (numbers.percent_cell(0.87, 0.78, 0.94), "87 % (78–94)"),
+        (numbers.percent_cell(NAN, NAN, NAN), "–"),
         (numbers.p_value(0.0004), "< 0.001"),
         (numbers.p_value(0.0123), "0.012"),
         (numbers.p_value(0.4567), "0.46"),

@@ -6,14 +6,19 @@ import pandas as pd
 import pytest
 
 from glomflow.config import Config, Folds, Imaging, Report, Stain
-from glomflow.report import tables
+from glomflow.evaluation.instances import HITS
+from glomflow.evaluation.summary import Summary
+from glomflow.evaluation.summary_schemas import TABLES as SUMMARY_TABLES
+from glomflow.report import tables, tables_results
 from glomflow.report.captions import FIGURES
 from glomflow.report.gallery import MAKERS
 from glomflow.report.material import Material, ReportInputs
 from glomflow.report.numbers import NBSP
+from glomflow.report.page import sections
 from glomflow.report.sections_data import stain_section
 from glomflow.report.sections_diagnosis import verdict
 from glomflow.report.sections_methods import limits
+from glomflow.tables import write_table
 
 
 def plain(text: str) -> str:
@@ -76,14 +81,14 @@ def test_nothing_left_out_makes_no_table():
 def test_one_stratum_makes_no_table(made_up_run):
     strata = Material(made_up_run.inputs, made_up_run.config).summary.strata
     one = strata[(strata["stratum"] == "site") & (strata["value"] == "north")]
-    assert tables.strata_table(one, "cmus_net") is None
+    assert tables_results.strata_table(one, "cmus_net") is None
 
 
 def test_a_real_cohort_has_no_ceilings(made_up_run):
     summary = Material(made_up_run.inputs, made_up_run.config).summary
     pooled = summary.pooled.assign(ceiling=float("nan"), realised_ceiling=float("nan"))
     models = list(made_up_run.config.diagnosis.models)
-    table = tables.ablation_table(pooled, summary.comparisons, models, str)
+    table = tables_results.ablation_table(pooled, summary.comparisons, models, str)
     assert "ceiling by design" not in table.headers
     assert plain(table.rows[0][1]) == "0.86 (0.76–0.93)"
     assert all(len(row) == len(table.headers) for row in table.rows)
@@ -129,3 +134,21 @@ def test_limits_follow_the_configuration(made_up_run):
 
 def test_unknown_model_keeps_its_name(made_up_run):
     assert Material(made_up_run.inputs, made_up_run.config).model_label("other") == "other"
+
+
+def test_a_single_model_has_no_comparison(made_up_run, tmp_path):
+    whole = Summary.read(made_up_run.inputs.summary_dir)
+    frames = {name: getattr(whole, name) for name in SUMMARY_TABLES}
+    first = {name: frame[frame["model"] == "cmus_net"] for name, frame in frames.items()}
+    first["comparisons"] = whole.comparisons.head(0)
+    Summary(**first, settings=whole.settings).write(tmp_path)
+    inputs = ReportInputs(summary_dir=tmp_path)
+    found = {section.key: section for section in sections(inputs, made_up_run.config)}
+    assert "ablation" not in found
+    assert "best model" not in found["summary"].blocks[1].text
+
+
+def test_no_deposit_hits_make_no_section(made_up_run, tmp_path):
+    write_table(tmp_path / "hits.parquet", pd.DataFrame(), HITS)
+    inputs = ReportInputs(deposit_hits=tmp_path / "hits.parquet")
+    assert [section.key for section in sections(inputs, made_up_run.config)] == ["methods", "provenance"]

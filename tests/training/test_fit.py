@@ -223,6 +223,13 @@ def test_unknown_label_is_an_error(tmp_path: Path, stores) -> None:
         train(tmp_path, stores, settings(), table=table)
 
 
+def test_a_test_patient_in_the_training_table_is_an_error(tmp_path: Path, stores) -> None:
+    table = train_table()
+    table.loc[5, "split"] = "test"
+    with pytest.raises(GlomflowError, match=r"patient p05: split 'test'; a training table holds train and"):
+        train(tmp_path, stores, settings(), table=table)
+
+
 def test_a_modality_that_no_training_patient_has_is_an_error(tmp_path: Path) -> None:
     stores = make_stores(tmp_path, lacking={"TEM": set(range(9)), "OM": set(range(9))})
     with pytest.raises(GlomflowError, match=r"models.net: no training patient has OM; take OM out"):

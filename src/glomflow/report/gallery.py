@@ -150,11 +150,15 @@ def _ablation(material: Material) -> Figure:
 def _instance_panels(material: Material) -> Figure:
     inputs = material.inputs
     predictions = [read_table(path, PREDICTIONS, open_ended=True) for path in inputs.predictions]
+    instances = _needed(read_tables(inputs.instances, INSTANCES), "the tables of instances")
+    weighted = [name for name in material.config.diagnosis.models if name in set(instances["model"])]
+    if not weighted:
+        raise GlomflowError("report: no model weights TEM tiles; leave the figure 'instance_panels' out")
     panels = examples.instance_examples(
         _stores(inputs.tem_store),
-        _needed(read_tables(inputs.instances, INSTANCES), "the tables of instances"),
+        instances,
         _needed(material.patients, "the table of patients"),
-        material.first_model,
+        weighted[0],
         material.config.cohort.classes,
         seed=_seed(material, 6),
         truth=None if inputs.deposit_tiles is None else read_table(inputs.deposit_tiles, TILES),

@@ -65,6 +65,13 @@ def percent_interval(lower: float, upper: float) -> str:
     return f"{_ends(number(100 * lower, 0), number(100 * upper, 0))}{NBSP}%"
 
 
+def percent_cell(value: float, lower: float, upper: float, digits: int = 0) -> str:
+    """Formats a share with its interval: ``87 % (78–94)``."""
+    shown = interval(100 * value, 100 * lower, 100 * upper, digits)
+    head, separator, tail = shown.partition(f"{NBSP}(")
+    return f"{head}{NBSP}%{separator}{tail}" if head != NOTHING else head
+
+
 def _ends(lower: str, upper: str) -> str:
     if lower.startswith("−") or upper.startswith("−"):
         return f"{lower}{NBSP}to{NBSP}{upper}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from glomflow.evaluation.summary import Summary
-from glomflow.report import tables
+from glomflow.report import tables, tables_results
 from glomflow.report.blocks import Block, Heading, KeyFigures, PictureRow, Prose, Section
 from glomflow.report.material import Material
 from glomflow.report.numbers import (
@@ -166,13 +166,13 @@ def results_section(material: Material) -> Section | None:
             f"The model {material.model_label(first)} on patients that it was not trained on. Brackets hold "
             f"{level} intervals over patients."
         ),
-        tables.pooled_table(summary.pooled, summary.mean_sd, models(summary), material.model_label),
+        tables_results.pooled_table(summary.pooled, summary.mean_sd, models(summary), material.model_label),
     ]
     if small:
         blocks.append(PictureRow(small))
-    blocks.append(tables.per_class_table(summary.per_class, first))
-    blocks.append(tables.per_fold_table(summary.per_fold, summary.mean_sd, first))
-    strata = tables.strata_table(summary.strata, first)
+    blocks.append(tables_results.per_class_table(summary.per_class, first))
+    blocks.append(tables_results.per_fold_table(summary.per_fold, summary.mean_sd, first))
+    strata = tables_results.strata_table(summary.strata, first)
     if strata is not None:
         blocks.append(strata)
     return Section("results", "Results", blocks)
@@ -190,7 +190,7 @@ def ablation_section(material: Material) -> Section | None:
             "others on the same patients, so that a difference is not one of cohorts."
         ),
         *figure(material, "ablation"),
-        tables.ablation_table(summary.pooled, summary.comparisons, names, material.model_label),
+        tables_results.ablation_table(summary.pooled, summary.comparisons, names, material.model_label),
     ]
     return Section("ablation", "What each modality adds", blocks)
 
@@ -198,6 +198,8 @@ def ablation_section(material: Material) -> Section | None:
 def instances_section(material: Material) -> Section | None:
     """The electron micrographs that weigh most."""
     panels, hits = figure(material, "instance_panels"), material.deposit_hits
+    if hits is not None and hits.empty:
+        hits = None
     if not panels and hits is None:
         return None
     blocks: list[Block] = [
@@ -208,8 +210,8 @@ def instances_section(material: Material) -> Section | None:
         ),
         *panels,
     ]
-    if hits is not None and len(hits):
-        blocks += [Heading("Weights and deposits"), tables.deposit_table(hits, material.model_label)]
+    if hits is not None:
+        blocks += [Heading("Weights and deposits"), tables_results.deposit_table(hits, material.model_label)]
         blocks.append(Prose(" ".join(_filter_sentences(material))))
     return Section("instances", "Electron micrographs with the highest weights", blocks)
 

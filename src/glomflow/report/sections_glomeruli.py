@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glomflow.report import tables
+from glomflow.report import tables, tables_results
 from glomflow.report.blocks import Block, KeyFigures, Prose, Section
 from glomflow.report.material import Material
 from glomflow.report.numbers import count, listing, number, p_text, percent, percent_interval, points_interval
@@ -122,9 +122,9 @@ def few_shot_section(material: Material) -> Section | None:
             "of a slide resemble each other."
         ),
         *figure(material, "few_shot_curves"),
-        tables.few_shot_table(found.metrics, METHODS),
+        tables_results.few_shot_table(found.metrics, METHODS),
     ]
     if len(found.comparisons):
-        blocks.append(tables.few_shot_comparison_table(found.comparisons, METHODS))
+        blocks.append(tables_results.few_shot_comparison_table(found.comparisons, METHODS))
     blocks += figure(material, "few_shot_confusion")
     return Section("few-shot", "Lesions from few labelled glomeruli", blocks)

@@ -22,8 +22,6 @@ from glomflow.models.losses import combine, head_losses
 from glomflow.training.checkpoints import Checkpoint, Observer
 from glomflow.training.seeds import derive_seed, seeded_torch, shuffled
 
-_EVALUATION_BATCH = 32
-
 
 class Source(Protocol):
     """Where a model's inputs come from; patients are numbered from 0."""
@@ -161,7 +159,7 @@ def evaluate(task: Task, places: Tensor) -> tuple[float, float]:
         return math.nan, math.nan
     task.module.eval()
     parts = []
-    steps = chunks(places, _EVALUATION_BATCH)
+    steps = chunks(places, 2 * task.training.batch_size)
     for rows in steps:
         with _autocast(task):
             outputs = task.source.outputs(rows, None)

@@ -76,37 +76,47 @@ def train_fold(
         GlomflowError: A label is no class, no training patient has any of the model's modalities,
             selection needs validation patients that are not there, or the loss is not finite.
     """
-    model = settings.diagnosis.models[model_name]
-    target = resolve_device(device)
     with deterministic(threads):
-        data = FoldData(
-            stores, model.modalities, train_table["patient"].tolist(), features=is_frozen(settings)
-        )
-        train, validation = _split(train_table, data, model_name)
-        with seeded_torch(settings.run.seed, seed, "weights"):
-            module = build_model(settings, model, channels=_channels(data, settings), pretrained=True)
-        if module.net.standardise:
-            module.net.set_standardisation(channel_statistics(data, train.numpy()))
-        module.to(target)
-        task = Task(
-            name=model_name,
-            module=module,
-            source=make_source(module, data, target),
-            labels=_class_numbers(train_table, settings.cohort.classes).to(target),
-            patients=data.patients,
-            train=train,
-            validation=validation,
-            loss=settings.diagnosis.loss,
-            training=settings.diagnosis.training,
-            summed=model.parity,
-            seed=derive_seed(settings.run.seed, seed),
-            device=target,
-        )
+        module, task = _prepare(train_table, stores, settings, model_name, seed, resolve_device(device))
         digest = _digest(train_table, stores, settings, model_name, seed)
         saved = Checkpoint(checkpoint, digest, interval=checkpoint_interval)
         progress = fit(task, saved, observer)
     _write(task, progress, settings, seed, module.net.channels, out, history, settings_json)
     saved.remove()
+
+
+def _prepare(
+    table: pd.DataFrame,
+    stores: Stores,
+    settings: config.Config,
+    name: str,
+    seed: int,
+    device: torch.device,
+) -> tuple[PatientModel, Task]:
+    """Reads the fold's data and builds the model, standardised on the training patients."""
+    model = settings.diagnosis.models[name]
+    data = FoldData(stores, model.modalities, table["patient"].tolist(), features=is_frozen(settings))
+    train, validation = _split(table, data, name)
+    channels = next(iter(data.bags.values())).shape[-1] if is_frozen(settings) else None
+    with seeded_torch(settings.run.seed, seed, "weights"):
+        module = build_model(settings, model, channels=channels, pretrained=True)
+    if module.net.standardise:
+        module.net.set_standardisation(channel_statistics(data, train.numpy()))
+    module.to(device)
+    return module, Task(
+        name=name,
+        module=module,
+        source=make_source(module, data, device),
+        labels=_class_numbers(table, settings.cohort.classes).to(device),
+        patients=data.patients,
+        train=train,
+        validation=validation,
+        loss=settings.diagnosis.loss,
+        training=settings.diagnosis.training,
+        summed=model.parity,
+        seed=derive_seed(settings.run.seed, seed),
+        device=device,
+    )
 
 
 def is_frozen(settings: config.Config) -> bool:
@@ -212,6 +222,13 @@ def random_flips(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def _split(table: pd.DataFrame, data: FoldData, name: str) -> tuple[Tensor, Tensor]:
     """Returns the places of the training and the validation patients who have any modality."""
+    strange = table[~table["split"].isin(["train", "validation"])]
+    if len(strange):
+        row = strange.iloc[0]
+        raise GlomflowError(
+            f"patient {row['patient']}: split '{row['split']}'; a training table holds train and "
+            "validation patients only, leave the others out"
+        )
     usable = np.any([data.present(modality) for modality in data.bags], axis=0)
     left_out = [patient for patient, ok in zip(data.patients, usable, strict=True) if not ok]
     if left_out:
@@ -242,10 +259,6 @@ def _class_numbers(table: pd.DataFrame, classes: Sequence[str]) -> Tensor:
         )
     numbers = {name: number for number, name in enumerate(classes)}
     return torch.tensor([numbers[label] for label in table["label"]], dtype=torch.int64)
-
-
-def _channels(data: FoldData, settings: config.Config) -> int | None:
-    return next(iter(data.bags.values())).shape[-1] if is_frozen(settings) else None
 
 
 def _digest(table: pd.DataFrame, stores: Stores, settings: config.Config, model_name: str, seed: int) -> str:

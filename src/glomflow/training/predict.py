@@ -18,11 +18,10 @@ from glomflow.files import read_json
 from glomflow.models.cmus_net import Outputs, PatientModel, modality_names, probabilities
 from glomflow.tables import INSTANCES, PREDICTIONS, probability_columns
 from glomflow.training.data import FoldData, Stores
+from glomflow.training.engine import chunks
 from glomflow.training.features import resolve_device
 from glomflow.training.fit import build_model, is_frozen
 from glomflow.training.seeds import deterministic
-
-_AT_ONCE = 16
 
 
 def predict_fold(
@@ -72,8 +71,8 @@ def predict_fold(
         predictions: list[dict[str, Any]] = []
         instances: list[dict[str, Any]] = []
         key = {"model": model_name, "fold": fold, "seed": seed}
-        for start in range(0, len(data.patients), _AT_ONCE):
-            places = np.arange(start, min(start + _AT_ONCE, len(data.patients)))
+        for rows in chunks(torch.arange(len(data.patients)), 2 * settings.diagnosis.training.batch_size):
+            places = rows.numpy()
             outputs: Outputs = module(data.instances(places).to(target))
             predictions += _prediction_rows(outputs, data, places, classes, key)
             instances += _instance_rows(outputs, data, places, key)

@@ -161,7 +161,7 @@ def _deepen(depth: Array, wall: Wall, deposit: Deposit, rough: Array) -> None:
     u = (wall.along[window] - np.float32(deposit.along)) / np.float32(deposit.half_length)
     v = (wall.across[window] - np.float32(deposit.across)) / np.float32(deposit.half_height)
     own = (1 + 0.10 * rough[window] - np.sqrt(u * u + v * v)) * np.float32(deposit.half_height)
-    np.maximum(depth[window], own, depth[window])
+    np.maximum(depth[window], own, out=depth[window])
 
 
 def _mesangial_places(rng: np.random.Generator, matrix: Mask, count: int, nm: float) -> list[tuple[int, int]]:
@@ -192,4 +192,4 @@ def _deepen_blob(rng: np.random.Generator, depth: Array, row: int, col: int, nm:
         indexing="ij",
     )
     own = outline.at(np.arctan2(y, x)) - np.hypot(x, y) + 18 * rough[rows, cols]
-    np.maximum(target, own, target)
+    np.maximum(target, own, out=target)

@@ -41,7 +41,7 @@ PATTERNS = {
     "MN": Pattern(wall=3.0, wall_pas=1.55, spikes=0.8, mesangium=0.04, filled=0.0, nuclei=0.22, loop_um=18.0),
     "IgAN": Pattern(wall=1.3, mesangium=0.68, filled=0.0, nuclei=0.34, loop_um=17.0),
     "LN": Pattern(
-        wall=2.0, wall_pas=1.1, mesangium=0.20, filled=0.70, nuclei=0.90, wire_loops=0.30, loop_um=15.0
+        wall=2.0, wall_pas=1.1, mesangium=0.20, filled=0.85, nuclei=1.0, wire_loops=0.35, loop_um=15.0
     ),
 }
 
@@ -171,7 +171,7 @@ def _paint_crescent(tuft: Tuft, texture: Array, pas: Array, haematoxylin: Array,
     cells = near * ramp(-tuft.in_tuft, 1.5, 1.0) * ramp(tuft.in_capsule, 0.8, 1.0)
     blend(pas, cells, 0.34 + 0.10 * texture)
     blend(haematoxylin, cells, 0.34 + 0.08 * texture)
-    np.maximum(density, np.float32(0.68) * (cells > 0.6), density)
+    np.maximum(density, np.float32(0.68) * (cells > 0.6), out=density)
 
 
 def _paint_capsule(tuft: Tuft, thickness: float, pas: Array) -> None:

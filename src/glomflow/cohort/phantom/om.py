@@ -166,7 +166,7 @@ def _clearance(half: tuple[int, int], centres: Array, sections: list[Section], u
         edge = np.interp(turn, np.arange(len(corners) + 1), np.append(corners, corners[0]))
         distance = np.hypot(x, y) * np.float32(um_per_px) - edge.astype(np.float32) - np.float32(1.5)
         window = result[top:bottom, left:right]
-        np.minimum(window, distance, window)
+        np.minimum(window, distance, out=window)
     return result
 
 

@@ -258,4 +258,4 @@ def _paint_nucleus(rng: np.random.Generator, wall: Wall, image: Array, cells: Ar
     rim = ramp(-depth, -110, 40) * ramp(depth, 0, SOFT_NM)
     clumps = np.maximum(rim, ramp(chromatin, 1.1, 0.4) * ramp(depth, 0, SOFT_NM))
     blend(image[rows, cols], clumps, 0.38)
-    np.maximum(cells[rows, cols], depth + 170, cells[rows, cols])
+    np.maximum(cells[rows, cols], depth + 170, out=cells[rows, cols])

@@ -1,0 +1,69 @@
+"""The files that a report job was given, as the report's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from glomflow.report.material import ReportInputs, Store
+
+Files = Mapping[str, str | Sequence[str]]
+Run = tuple[str, int, int]
+"""Model, fold and seed of a training."""
+
+SINGLE = ("patients", "inventory", "folds", "folds_json", "deposit_hits", "deposit_tiles", "phantom")
+
+
+def inputs_from_files(
+    files: Files,
+    runs: Sequence[Run] = (),
+    *,
+    cohort_folder: str | None = None,
+    thumbnails: str | None = None,
+    revision: str | None = None,
+) -> ReportInputs:
+    """Names a job's files.
+
+    Args:
+        files: Named inputs: those of :class:`ReportInputs` by their names; ``<modality>_crops`` and
+            ``<modality>_index`` with a file per shard; ``metrics`` and ``few_shot``, the files of the two
+            summaries; ``figures``, each called by its figure's name. What is absent or empty is left out.
+        runs: Model, fold and seed of each of ``files["histories"]``.
+        cohort_folder: Folder that paths of images are relative to.
+        thumbnails: Folder that thumbnails are relative to.
+        revision: Revision of the workflow's code.
+
+    Returns:
+        The report's inputs.
+    """
+    given = {name: _paths(value) for name, value in files.items()}
+    given = {name: paths for name, paths in given.items() if paths}
+    few_shot = given.get("few_shot_json")
+    return ReportInputs(
+        **{name: given[name][0] for name in SINGLE if name in given},
+        stain_profiles=given.get("stain_profiles", ()),
+        om_store=_stores(given, "om"),
+        im_store=_stores(given, "im"),
+        tem_store=_stores(given, "tem"),
+        histories=[
+            (*run, path) for run, path in zip(runs, given.get("histories", ()), strict=bool(runs))
+        ],
+        summary_dir=given["metrics"][0].parent if "metrics" in given else None,
+        predictions=given.get("predictions", ()),
+        instances=given.get("instances", ()),
+        few_shot_dir=given["few_shot"][0].parent if "few_shot" in given else None,
+        few_shot_json=few_shot[0] if few_shot else None,
+        figures={path.stem: path for path in given.get("figures", ())},
+        cohort_folder=Path(cohort_folder) if cohort_folder else None,
+        thumbnails=Path(thumbnails) if thumbnails else None,
+        revision=revision,
+    )
+
+
+def _paths(value: str | Sequence[str]) -> list[Path]:
+    return [Path(value)] if isinstance(value, str) else [Path(path) for path in value]
+
+
+def _stores(given: Mapping[str, list[Path]], modality: str) -> list[Store]:
+    crops, index = given.get(f"{modality}_crops", []), given.get(f"{modality}_index", [])
+    return list(zip(crops, index, strict=True))

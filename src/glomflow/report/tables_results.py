@@ -1,0 +1,249 @@
+"""Tables of the report on what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from glomflow.report.blocks import Table
+from glomflow.report.numbers import (
+    interval,
+    number,
+    p_value,
+    percent,
+    percent_cell,
+    points_interval,
+    signed_interval,
+    spread,
+    thousands,
+)
+from glomflow.report.tables import Record, ends, keyed, records, text
+
+METRICS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_auc": "macro AUC",
+    "macro_f1": "macro F1",
+    "ece": "ECE",
+}
+"""Metrics as headers, in the order of the tables."""
+
+MEASURES = {
+    "top1": "heaviest tile shows a deposit",
+    "top3": "share of the three heaviest tiles that show one",
+    "weight_share": "share of the bag's weight on tiles that show one",
+    "kept": "deposit tiles that pass the filter",
+}
+"""Measures of the deposit hits in words."""
+
+Name = Callable[[str], str]
+
+
+def per_fold_table(per_fold: pd.DataFrame, mean_sd: pd.DataFrame, model: str) -> Table:
+    """Lists a model's metrics fold by fold, and their mean and standard deviation."""
+    part = per_fold[per_fold["model"] == model]
+    seeds = part["seed"].nunique() > 1
+    rows = [
+        (
+            str(row["fold"]),
+            *([str(row["seed"])] if seeds else []),
+            str(row["patients"]),
+            *(number(row[metric]) for metric in METRICS),
+        )
+        for row in records(part)
+    ]
+    means = keyed(mean_sd, "model", "metric")
+    last = [spread(means[model, metric]["mean"], means[model, metric]["sd"]) for metric in METRICS]
+    return Table(
+        caption="Test metrics fold by fold.",
+        headers=("fold", *(["seed"] if seeds else []), "patients", *METRICS.values()),
+        rows=[*rows, ("mean ± SD", *([""] if seeds else []), "", *last)],
+        strong_rows=frozenset({len(rows)}),
+        note="The SD is over folds" + (", of each fold's mean over seeds." if seeds else "."),
+    )
+
+
+def pooled_table(pooled: pd.DataFrame, mean_sd: pd.DataFrame, models: Sequence[str], name: Name) -> Table:
+    """Lists every model's metrics over all test patients with their intervals."""
+    cells, means = keyed(pooled, "model", "metric"), keyed(mean_sd, "model", "metric")
+    rows = []
+    for model in models:
+        accuracy = means[model, "accuracy"]
+        rows.append(
+            (
+                name(model),
+                *(interval(*ends(cells[model, metric])) for metric in METRICS),
+                spread(accuracy["mean"], accuracy["sd"]),
+            )
+        )
+    return Table(
+        caption="All test patients at once, with intervals; and the mean ± SD over folds of the accuracy.",
+        headers=("model", *METRICS.values(), "accuracy, mean ± SD"),
+        rows=rows,
+        strong_rows=frozenset({0}),
+    )
+
+
+def per_class_table(per_class: pd.DataFrame, model: str) -> Table:
+    """Lists a model's sensitivity, specificity and more for every class."""
+    rows = [
+        (
+            row["class"],
+            thousands(int(row["support"])),
+            interval(*ends(row, "sensitivity", "sensitivity_")),
+            interval(*ends(row, "specificity", "specificity_")),
+            number(row["precision"]),
+            number(row["f1"]),
+            number(row["auc"]),
+        )
+        for row in records(per_class[per_class["model"] == model])
+    ]
+    return Table(
+        caption="Each diagnosis against the others.",
+        headers=("diagnosis", "patients", "sensitivity", "specificity", "precision", "F1", "AUC"),
+        rows=rows,
+    )
+
+
+def strata_table(strata: pd.DataFrame, model: str) -> Table | None:
+    """Lists a model's accuracy by site and by completeness; None if there is only one stratum."""
+    part = strata[strata["model"] == model]
+    kept = part[part.groupby("stratum")["value"].transform("nunique") > 1]
+    if kept.empty:
+        return None
+    words = {"complete": "all modalities at hand", "incomplete": "a modality missing"}
+    rows = [
+        (
+            f"at {row['value']}" if row["stratum"] == "site" else words.get(row["value"], text(row["value"])),
+            thousands(int(row["patients"])),
+            interval(*ends(row, "accuracy", "accuracy_")),
+            number(row["macro_auc"]),
+        )
+        for row in records(kept)
+    ]
+    return Table(
+        caption="Accuracy in parts of the cohort.",
+        headers=("patients", "number", "accuracy", "macro AUC"),
+        rows=rows,
+    )
+
+
+def ablation_table(
+    pooled: pd.DataFrame, comparisons: pd.DataFrame, models: Sequence[str], name: Name
+) -> Table:
+    """Sets every model beside its ceiling and beside the first model, pair by pair of predictions."""
+    cells = keyed(pooled, "model", "metric")
+    paired = keyed(comparisons, "other", "metric")
+    ceilings = bool(pooled["ceiling"].notna().any())
+    rows = []
+    for model in models:
+        accuracy = cells[model, "accuracy"]
+        row = [name(model), interval(*ends(accuracy))]
+        if ceilings:
+            row += [number(accuracy["ceiling"]), number(accuracy["realised_ceiling"])]
+        other = paired.get((model, "accuracy"))
+        row += ["", "", "", ""] if other is None else _comparison_cells(other)
+        rows.append(tuple(row))
+    return Table(
+        caption=f"Accuracy compared. A difference is {models[0]} less the model of the row.",
+        headers=(
+            "model",
+            "accuracy",
+            *(("ceiling by design", "ceiling of this cohort") if ceilings else ()),
+            "difference",
+            "right alone, first : this",
+            "P",
+            "P (Holm)",
+        ),
+        rows=rows,
+        strong_rows=frozenset({0}),
+        note="Right alone: patients that only one of the two gets right. P: exact paired test on them "
+        "(McNemar; sign flips with several seeds). Holm: adjusted for the number of comparisons here.",
+    )
+
+
+def _grouped(names: pd.Series[str]) -> list[str]:
+    """Keeps a name where it first stands and blanks its repetitions below."""
+    return [name if name != before else "" for name, before in zip(names, [None, *names[:-1]], strict=True)]
+
+
+def _comparison_cells(row: Record) -> list[str]:
+    return [
+        signed_interval(*ends(row, "difference")),
+        f"{row['only_model']:g} : {row['only_other']:g}",
+        p_value(row["p_value"]),
+        p_value(row["p_holm"]),
+    ]
+
+
+def deposit_table(hits: pd.DataFrame, name: Name) -> Table:
+    """Lists how often heavily weighted TEM tiles show a deposit, beside chance."""
+    rows = [
+        (
+            group,
+            MEASURES.get(row["measure"], text(row["measure"])),
+            thousands(int(row["patients"])),
+            percent_cell(*ends(row)),
+            percent(row["chance"]),
+            points_interval(*ends(row, "excess", "excess_")),
+        )
+        for group, row in zip(_grouped(hits["model"].map(name)), records(hits), strict=True)
+    ]
+    return Table(
+        caption="Whether the weights find the electron-dense deposits.",
+        headers=("model", "measure", "patients", "share", "by chance", "excess"),
+        rows=rows,
+        text_columns=frozenset({0, 1}),
+        note="By chance: the share of a bag's tiles that show a deposit; for the filter, the share of the "
+        "other tiles that pass it. Patients without a deposit tile in their bag are left out.",
+    )
+
+
+def few_shot_table(metrics: pd.DataFrame, methods: dict[str, str]) -> Table:
+    """Lists balanced accuracy, macro AUC and macro F1 by method and number of shots."""
+    cells = keyed(metrics, "method", "shots", "metric")
+    rows = []
+    for method in metrics["method"].unique():
+        for place, shots in enumerate(sorted(metrics.loc[metrics["method"] == method, "shots"].unique())):
+            balanced = cells[method, shots, "balanced_accuracy"]
+            others = (cells[method, shots, metric] for metric in ("macro_auc", "macro_f1"))
+            rows.append(
+                (
+                    methods.get(method, text(method)) if place == 0 else "",
+                    str(shots),
+                    interval(*ends(balanced, "mean")),
+                    number(balanced["sd"]),
+                    *(interval(*ends(row, "mean")) for row in others),
+                )
+            )
+    return Table(
+        caption="Mean over runs, with intervals.",
+        headers=("method", "shots", "balanced accuracy", "SD over runs", "macro AUC", "macro F1"),
+        rows=rows,
+    )
+
+
+def few_shot_comparison_table(comparisons: pd.DataFrame, methods: dict[str, str]) -> Table:
+    """Lists the difference between methods in balanced accuracy, by number of shots."""
+    part = comparisons[comparisons["metric"] == "balanced_accuracy"]
+    named = [
+        f"{methods.get(row['method'], row['method'])} less {methods.get(row['other'], row['other'])}"
+        for row in records(part)
+    ]
+    rows = [
+        (
+            group,
+            str(row["shots"]),
+            signed_interval(*ends(row, "difference")),
+            p_value(row["p_value"]),
+            p_value(row["p_holm"]),
+        )
+        for group, row in zip(_grouped(pd.Series(named, dtype=str)), records(part), strict=True)
+    ]
+    return Table(
+        caption="Methods compared on the same runs and test glomeruli: difference in balanced accuracy.",
+        headers=("compared", "shots", "difference", "P", "P (Holm)"),
+        rows=rows,
+        note="P from the bootstrap over slides and runs; Holm: adjusted for the numbers of shots.",
+    )
