@@ -3,49 +3,48 @@ if PHANTOM:
     rule phantom_sheets:
         """Decide the phantom cohort and write its sheets, captions and ground truth."""
         output:
-            patients=R + "/phantom/patients.csv",
-            images=R + "/phantom/images.csv",
-            captions=R + "/phantom/captions.csv",
-            truth=R + "/phantom/phantom.json",
-        params:
-            settings=dump(CONFIG.phantom),
-            code=code("phantom_sheets.py"),
+            patients=result("phantom/patients.csv"),
+            images=result("phantom/images.csv"),
+            captions=result("phantom/captions.csv"),
+            truth=result("phantom/phantom.json"),
         log:
-            R + "/logs/phantom_sheets.log",
+            result("logs/phantom_sheets.log"),
         benchmark:
-            R + "/benchmarks/phantom_sheets.tsv"
+            result("benchmarks/phantom_sheets.tsv")
+        conda:
+            "../envs/glomflow.yaml"
         threads: 1
         resources:
             mem_mb=1000,
             runtime=10,
             gpu=0,
-        conda:
-            "../envs/glomflow.yaml"
+        params:
+            settings=dump(CONFIG.phantom),
+            code=code("phantom_sheets.py"),
         script:
             "../workflow_scripts/phantom_sheets.py"
 
     rule phantom_images:
         """Draw the images of a shard's phantom patients."""
         input:
-            truth=R + "/phantom/phantom.json",
+            truth=result("phantom/phantom.json"),
         output:
-            manifest=R + "/phantom/shards/{shard}.json",
-        params:
-            settings=dump(CONFIG.phantom),
-            shards=CONFIG.run.shards,
-            folder=FOLDER,
-            code=code("phantom_images.py"),
+            manifest=result("phantom/shards/{shard}.json"),
         log:
-            R + "/logs/phantom_images/{shard}.log",
+            result("logs/phantom_images/{shard}.log"),
         benchmark:
-            R + "/benchmarks/phantom_images/{shard}.tsv"
+            result("benchmarks/phantom_images/{shard}.tsv")
+        conda:
+            "../envs/glomflow.yaml"
         threads: 1
         resources:
             mem_mb=1500,
             runtime=30,
             gpu=0,
-        conda:
-            "../envs/glomflow.yaml"
+        params:
+            settings=dump(CONFIG.phantom),
+            shards=CONFIG.run.shards,
+            code=code("phantom_images.py"),
         script:
             "../workflow_scripts/phantom_images.py"
 
@@ -55,28 +54,30 @@ rule cohort:
     input:
         sheets=sheets(),
         manifests=(
-            expand(R + "/phantom/shards/{shard}.json", shard=SHARDS) if PHANTOM else []
+            expand(result("phantom/shards/{shard}.json"), shard=SHARDS)
+            if PHANTOM
+            else []
         ),
     output:
-        patients=R + "/cohort/patients.parquet",
-        images=R + "/cohort/images.parquet",
-        shards=expand(R + "/cohort/images/{shard}.parquet", shard=SHARDS),
-    params:
-        settings=dump(CONFIG.cohort),
-        folder=FOLDER,
-        n_splits=CONFIG.folds.n_splits,
-        diagnosis=DIAGNOSIS,
-        code=code("cohort.py"),
+        patients=result("cohort/patients.parquet"),
+        images=result("cohort/images.parquet"),
+        shards=expand(result("cohort/images/{shard}.parquet"), shard=SHARDS),
     log:
-        R + "/logs/cohort.log",
+        result("logs/cohort.log"),
     benchmark:
-        R + "/benchmarks/cohort.tsv"
+        result("benchmarks/cohort.tsv")
+    conda:
+        "../envs/glomflow.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=60,
         gpu=0,
-    conda:
-        "../envs/glomflow.yaml"
+    params:
+        settings=dump(CONFIG.cohort),
+        folder=cohort_folder,
+        n_splits=CONFIG.folds.n_splits,
+        diagnosis=DIAGNOSIS,
+        code=code("cohort.py"),
     script:
         "../workflow_scripts/cohort.py"

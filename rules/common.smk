@@ -5,13 +5,12 @@ from pathlib import Path
 from glomflow.code_digest import code_digest
 from glomflow.config_check import load_config
 from glomflow.cohort.fingerprint import shard_fingerprint
+from glomflow.environment import expose_library
 from glomflow.errors import ConfigError
 from glomflow.evaluation.summary_schemas import TABLES
 
 BASE = Path(workflow.basedir)
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(BASE / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
-)
+expose_library(BASE / "src")
 
 try:
     CONFIG = load_config(dict(config))
@@ -33,7 +32,13 @@ RUNS = [(model, fold, seed) for model in MODELS for fold in FOLDS for seed in SE
 PICTURES = ["worst_focus", "stain_panels"]
 PICTURES += ["crops_om", "crops_im", "crops_tem"] if DIAGNOSIS else []
 PICTURES += ["lesions"] if FEW_SHOT else []
-CURVES = ["cohort_overview", "training_curves", "confusion_matrix", "roc_curves", "reliability"]
+CURVES = [
+    "cohort_overview",
+    "training_curves",
+    "confusion_matrix",
+    "roc_curves",
+    "reliability",
+]
 CURVES += ["ablation"] if len(MODELS) > 1 else []
 INSTANCES = any("TEM" in model.modalities for model in CONFIG.diagnosis.models.values())
 FEW_SHOT_TABLES = ("metrics", "per_run", "comparisons", "confusion")
@@ -45,6 +50,16 @@ wildcard_constraints:
     model="|".join(MODELS),
     fold=r"\d+",
     seed=r"\d+",
+
+
+def result(path):
+    """A file below the results folder; the path may hold wildcards."""
+    return f"{R}/{path}"
+
+
+def cohort_folder(wildcards):
+    """The folder that paths in the sheets are relative to."""
+    return FOLDER
 
 
 @functools.cache
@@ -65,14 +80,14 @@ def dump(section):
 
 def store(modality, suffix):
     """Files of a crop store, one per shard."""
-    return expand(
-        f"{R}/crops/{modality}/{{shard}}.{suffix}", shard=SHARDS
-    )
+    return expand(f"{R}/crops/{modality}/{{shard}}.{suffix}", shard=SHARDS)
 
 
 def model_inputs(wildcards):
     """What a model reads: crop stores, and cached features where the encoder is frozen."""
-    modalities = [m.lower() for m in CONFIG.diagnosis.models[wildcards.model].modalities]
+    modalities = [
+        m.lower() for m in CONFIG.diagnosis.models[wildcards.model].modalities
+    ]
     files = {}
     for modality in modalities:
         files[f"{modality}_index"] = store(modality, "parquet")
@@ -89,9 +104,11 @@ def sheets():
     names = (
         [CONFIG.cohort.labels]
         if CONFIG.cohort.source == "crops"
-        else ["patients.csv", "images.csv"]
-        if PHANTOM
-        else [CONFIG.cohort.patients, CONFIG.cohort.images]
+        else (
+            ["patients.csv", "images.csv"]
+            if PHANTOM
+            else [CONFIG.cohort.patients, CONFIG.cohort.images]
+        )
     )
     return [f"{FOLDER}/{name}" for name in names]
 
@@ -126,7 +143,11 @@ def evaluation_settings():
     return {
         "run": {"seed": CONFIG.run.seed},
         "cohort": dump(CONFIG.cohort),
-        "diagnosis": {"models": {name: dump(model) for name, model in CONFIG.diagnosis.models.items()}},
+        "diagnosis": {
+            "models": {
+                name: dump(model) for name, model in CONFIG.diagnosis.models.items()
+            }
+        },
         "evaluation": dump(CONFIG.evaluation),
     }
 
@@ -143,7 +164,10 @@ def figures(names, suffix, category):
 
 def picture_inputs():
     """What the figures of images are drawn from."""
-    files = {"patients": f"{R}/cohort/patients.parquet", "inventory": f"{R}/inventory.parquet"}
+    files = {
+        "patients": f"{R}/cohort/patients.parquet",
+        "inventory": f"{R}/inventory.parquet",
+    }
     for modality in STORES:
         files[f"{modality}_crops"] = store(modality, "npy")
         files[f"{modality}_index"] = store(modality, "parquet")
@@ -166,8 +190,12 @@ def report_inputs():
     if DIAGNOSIS:
         files["folds"] = f"{R}/folds/folds.parquet"
         files["folds_json"] = f"{R}/folds/folds.json"
-        files["histories"] = trained(f"{R}/models/{{model}}/fold{{fold}}_seed{{seed}}.history.parquet")
-        files["metrics"] = [f"{R}/metrics/{name}.parquet" for name in TABLES] + [f"{R}/metrics/summary.json"]
+        files["histories"] = trained(
+            f"{R}/models/{{model}}/fold{{fold}}_seed{{seed}}.history.parquet"
+        )
+        files["metrics"] = [f"{R}/metrics/{name}.parquet" for name in TABLES] + [
+            f"{R}/metrics/summary.json"
+        ]
         shown += [f"{R}/figures/{name}.svg" for name in CURVES]
         shown += [f"{R}/figures/instance_panels.png"] if INSTANCES else []
         if PHANTOM and INSTANCES:
@@ -175,6 +203,9 @@ def report_inputs():
     if FEW_SHOT:
         files["few_shot"] = [f"{R}/few_shot/{name}.parquet" for name in FEW_SHOT_TABLES]
         files["few_shot_json"] = f"{R}/few_shot/draws.json"
-        shown += [f"{R}/figures/{name}.svg" for name in ("few_shot_curves", "few_shot_confusion")]
+        shown += [
+            f"{R}/figures/{name}.svg"
+            for name in ("few_shot_curves", "few_shot_confusion")
+        ]
     files["figures"] = shown
     return files

@@ -3,56 +3,56 @@ if DIAGNOSIS:
     rule metrics:
         """Where labels and predictions meet: metrics, intervals and paired comparisons."""
         input:
-            patients=R + "/cohort/patients.parquet",
-            excluded=R + "/folds/excluded.parquet",
+            patients=result("cohort/patients.parquet"),
+            excluded=result("folds/excluded.parquet"),
             predictions=trained(
-                R + "/predictions/{model}/fold{fold}_seed{seed}.parquet"
+                result("predictions/{model}/fold{fold}_seed{seed}.parquet")
             ),
-            truth=R + "/phantom/phantom.json" if PHANTOM else [],
+            truth=result("phantom/phantom.json") if PHANTOM else [],
         output:
             tables=[f"{R}/metrics/{name}.parquet" for name in TABLES],
-            settings=R + "/metrics/summary.json",
-        params:
-            config=evaluation_settings(),
-            code=code("metrics.py"),
+            settings=result("metrics/summary.json"),
         log:
-            R + "/logs/metrics.log",
+            result("logs/metrics.log"),
         benchmark:
-            R + "/benchmarks/metrics.tsv"
+            result("benchmarks/metrics.tsv")
+        conda:
+            "../envs/glomflow.yaml"
         threads: 1
         resources:
             mem_mb=2000,
             runtime=60,
             gpu=0,
-        conda:
-            "../envs/glomflow.yaml"
+        params:
+            config=evaluation_settings(),
+            code=code("metrics.py"),
         script:
             "../workflow_scripts/metrics.py"
 
     rule deposits:
         """Whether the tiles that a model weights most show a deposit (phantom truth)."""
         input:
-            instances=trained(R + "/instances/{model}/fold{fold}_seed{seed}.parquet"),
+            instances=trained(result("instances/{model}/fold{fold}_seed{seed}.parquet")),
             crops=store("tem", "parquet"),
-            inventory=R + "/inventory.parquet",
-            truth=R + "/phantom/phantom.json",
+            inventory=result("inventory.parquet"),
+            truth=result("phantom/phantom.json"),
         output:
-            summary=R + "/metrics/deposits.parquet",
-            tiles=R + "/metrics/deposit_tiles.parquet",
-        params:
-            settings=dump(CONFIG.evaluation),
-            seed=CONFIG.run.seed,
-            code=code("deposits.py"),
+            summary=result("metrics/deposits.parquet"),
+            tiles=result("metrics/deposit_tiles.parquet"),
         log:
-            R + "/logs/deposits.log",
+            result("logs/deposits.log"),
         benchmark:
-            R + "/benchmarks/deposits.tsv"
+            result("benchmarks/deposits.tsv")
+        conda:
+            "../envs/glomflow.yaml"
         threads: 1
         resources:
             mem_mb=2000,
             runtime=60,
             gpu=0,
-        conda:
-            "../envs/glomflow.yaml"
+        params:
+            settings=dump(CONFIG.evaluation),
+            seed=CONFIG.run.seed,
+            code=code("deposits.py"),
         script:
             "../workflow_scripts/deposits.py"

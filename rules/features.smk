@@ -1,24 +1,24 @@
 rule features:
     """Encode a crop store once, for all folds and models."""
     input:
-        crops=R + "/crops/{modality}/{shard}.npy",
-        index=R + "/crops/{modality}/{shard}.parquet",
+        crops=result("crops/{modality}/{shard}.npy"),
+        index=result("crops/{modality}/{shard}.parquet"),
     output:
-        R + "/features/{modality}/{shard}.npy",
-    params:
-        settings=dump(CONFIG.encoder),
-        offline=CONFIG.run.offline,
-        code=code("features.py"),
+        result("features/{modality}/{shard}.npy"),
     log:
-        R + "/logs/features/{modality}/{shard}.log",
+        result("logs/features/{modality}/{shard}.log"),
     benchmark:
-        R + "/benchmarks/features/{modality}/{shard}.tsv"
+        result("benchmarks/features/{modality}/{shard}.tsv")
+    conda:
+        "../envs/glomflow.yaml"
     threads: 1
     resources:
         mem_mb=2500,
         runtime=120,
         gpu=0,
-    conda:
-        "../envs/glomflow.yaml"
+    params:
+        settings=dump(CONFIG.encoder),
+        offline=CONFIG.run.offline,
+        code=code("features.py"),
     script:
         "../workflow_scripts/features.py"

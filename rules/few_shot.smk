@@ -3,26 +3,26 @@ rule few_shot:
     input:
         indices=store("om", "parquet"),
         crops=store("om", "npy"),
-        features=expand(R + "/features/om/{shard}.npy", shard=SHARDS),
+        features=expand(result("features/om/{shard}.npy"), shard=SHARDS),
     output:
-        predictions=R + "/few_shot/predictions.parquet",
-        draws=R + "/few_shot/draws.parquet",
-        digest=R + "/few_shot/draws.json",
-    params:
-        settings=dump(CONFIG.few_shot),
-        seed=CONFIG.run.seed,
-        code=code("few_shot.py"),
+        predictions=result("few_shot/predictions.parquet"),
+        draws=result("few_shot/draws.parquet"),
+        digest=result("few_shot/draws.json"),
     log:
-        R + "/logs/few_shot.log",
+        result("logs/few_shot.log"),
     benchmark:
-        R + "/benchmarks/few_shot.tsv"
+        result("benchmarks/few_shot.tsv")
+    conda:
+        "../envs/glomflow.yaml"
     threads: 1
     resources:
         mem_mb=3000,
         runtime=60,
         gpu=0,
-    conda:
-        "../envs/glomflow.yaml"
+    params:
+        settings=dump(CONFIG.few_shot),
+        seed=CONFIG.run.seed,
+        code=code("few_shot.py"),
     script:
         "../workflow_scripts/few_shot.py"
 
@@ -30,27 +30,27 @@ rule few_shot:
 rule few_shot_metrics:
     """Mean, spread and intervals of the few-shot runs, respecting slides."""
     input:
-        predictions=R + "/few_shot/predictions.parquet",
-        draws=R + "/few_shot/draws.parquet",
+        predictions=result("few_shot/predictions.parquet"),
+        draws=result("few_shot/draws.parquet"),
     output:
-        metrics=R + "/few_shot/metrics.parquet",
-        per_run=R + "/few_shot/per_run.parquet",
-        comparisons=R + "/few_shot/comparisons.parquet",
-        confusion=R + "/few_shot/confusion.parquet",
-    params:
-        settings=dump(CONFIG.evaluation),
-        seed=CONFIG.run.seed,
-        code=code("few_shot_metrics.py"),
+        metrics=result("few_shot/metrics.parquet"),
+        per_run=result("few_shot/per_run.parquet"),
+        comparisons=result("few_shot/comparisons.parquet"),
+        confusion=result("few_shot/confusion.parquet"),
     log:
-        R + "/logs/few_shot_metrics.log",
+        result("logs/few_shot_metrics.log"),
     benchmark:
-        R + "/benchmarks/few_shot_metrics.tsv"
+        result("benchmarks/few_shot_metrics.tsv")
+    conda:
+        "../envs/glomflow.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=30,
         gpu=0,
-    conda:
-        "../envs/glomflow.yaml"
+    params:
+        settings=dump(CONFIG.evaluation),
+        seed=CONFIG.run.seed,
+        code=code("few_shot_metrics.py"),
     script:
         "../workflow_scripts/few_shot_metrics.py"

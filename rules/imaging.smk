@@ -1,10 +1,21 @@
 rule ingest:
     """Open every image of a shard: sizes, pixel size, digest, quality, thumbnail."""
     input:
-        images=R + "/cohort/images/{shard}.parquet",
+        images=result("cohort/images/{shard}.parquet"),
     output:
-        inventory=R + "/inventory/{shard}.parquet",
-        thumbnails=directory(R + "/inventory/thumbnails/{shard}"),
+        inventory=result("inventory/{shard}.parquet"),
+        thumbnails=directory(result("inventory/thumbnails/{shard}")),
+    log:
+        result("logs/ingest/{shard}.log"),
+    benchmark:
+        result("benchmarks/ingest/{shard}.tsv")
+    conda:
+        "../envs/glomflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=120,
+        gpu=0,
     params:
         files=fingerprint,
         folder=FOLDER,
@@ -12,17 +23,6 @@ rule ingest:
         allow_anisotropic=CONFIG.cohort.allow_anisotropic,
         strict=CONFIG.run.strict,
         code=code("ingest.py"),
-    log:
-        R + "/logs/ingest/{shard}.log",
-    benchmark:
-        R + "/benchmarks/ingest/{shard}.tsv"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=120,
-        gpu=0,
-    conda:
-        "../envs/glomflow.yaml"
     script:
         "../workflow_scripts/ingest.py"
 
@@ -30,23 +30,23 @@ rule ingest:
 rule inventory:
     """Gather the shards' inventories and look for files that stand twice."""
     input:
-        expand(R + "/inventory/{shard}.parquet", shard=SHARDS),
+        expand(result("inventory/{shard}.parquet"), shard=SHARDS),
     output:
-        R + "/inventory.parquet",
-    params:
-        strict=CONFIG.run.strict,
-        code=code("inventory.py"),
+        result("inventory.parquet"),
     log:
-        R + "/logs/inventory.log",
+        result("logs/inventory.log"),
     benchmark:
-        R + "/benchmarks/inventory.tsv"
+        result("benchmarks/inventory.tsv")
+    conda:
+        "../envs/glomflow.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=30,
         gpu=0,
-    conda:
-        "../envs/glomflow.yaml"
+    params:
+        strict=CONFIG.run.strict,
+        code=code("inventory.py"),
     script:
         "../workflow_scripts/inventory.py"
 
@@ -54,26 +54,26 @@ rule inventory:
 rule stain_profiles:
     """Estimate a stain profile per slide from tissue pixels at low resolution."""
     input:
-        images=R + "/cohort/images/{shard}.parquet",
-        inventory=R + "/inventory/{shard}.parquet",
+        images=result("cohort/images/{shard}.parquet"),
+        inventory=result("inventory/{shard}.parquet"),
     output:
-        R + "/stain/{shard}.parquet",
-    params:
-        files=fingerprint,
-        folder=FOLDER,
-        settings=dump(CONFIG.imaging.stain),
-        code=code("stain_profiles.py"),
+        result("stain/{shard}.parquet"),
     log:
-        R + "/logs/stain_profiles/{shard}.log",
+        result("logs/stain_profiles/{shard}.log"),
     benchmark:
-        R + "/benchmarks/stain_profiles/{shard}.tsv"
+        result("benchmarks/stain_profiles/{shard}.tsv")
+    conda:
+        "../envs/glomflow.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=120,
         gpu=0,
-    conda:
-        "../envs/glomflow.yaml"
+    params:
+        files=fingerprint,
+        folder=FOLDER,
+        settings=dump(CONFIG.imaging.stain),
+        code=code("stain_profiles.py"),
     script:
         "../workflow_scripts/stain_profiles.py"
 
@@ -81,26 +81,26 @@ rule stain_profiles:
 rule stain_targets:
     """Choose the profile that slides of each stain are matched to."""
     input:
-        images=R + "/cohort/images.parquet",
-        profiles=expand(R + "/stain/{shard}.parquet", shard=SHARDS),
+        images=result("cohort/images.parquet"),
+        profiles=expand(result("stain/{shard}.parquet"), shard=SHARDS),
         reference=stain_reference(),
     output:
-        R + "/stain_targets.parquet",
-    params:
-        folder=FOLDER,
-        settings=dump(CONFIG.imaging.stain),
-        code=code("stain_targets.py"),
+        result("stain_targets.parquet"),
     log:
-        R + "/logs/stain_targets.log",
+        result("logs/stain_targets.log"),
     benchmark:
-        R + "/benchmarks/stain_targets.tsv"
+        result("benchmarks/stain_targets.tsv")
+    conda:
+        "../envs/glomflow.yaml"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=30,
         gpu=0,
-    conda:
-        "../envs/glomflow.yaml"
+    params:
+        folder=FOLDER,
+        settings=dump(CONFIG.imaging.stain),
+        code=code("stain_targets.py"),
     script:
         "../workflow_scripts/stain_targets.py"
 
@@ -108,30 +108,30 @@ rule stain_targets:
 rule glomerulus_crops:
     """Cut the annotated glomeruli, stain-normalised, at one resolution."""
     input:
-        images=R + "/cohort/images/{shard}.parquet",
-        inventory=R + "/inventory/{shard}.parquet",
-        profiles=R + "/stain/{shard}.parquet",
-        targets=R + "/stain_targets.parquet",
+        images=result("cohort/images/{shard}.parquet"),
+        inventory=result("inventory/{shard}.parquet"),
+        profiles=result("stain/{shard}.parquet"),
+        targets=result("stain_targets.parquet"),
     output:
-        crops=R + "/crops/om/{shard}.npy",
-        index=R + "/crops/om/{shard}.parquet",
+        crops=result("crops/om/{shard}.npy"),
+        index=result("crops/om/{shard}.parquet"),
+    log:
+        result("logs/glomerulus_crops/{shard}.log"),
+    benchmark:
+        result("benchmarks/glomerulus_crops/{shard}.tsv")
+    conda:
+        "../envs/glomflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=120,
+        gpu=0,
     params:
         files=fingerprint,
         folder=FOLDER,
         settings=dump(CONFIG.imaging.om),
         stain=dump(CONFIG.imaging.stain),
         code=code("glomerulus_crops.py"),
-    log:
-        R + "/logs/glomerulus_crops/{shard}.log",
-    benchmark:
-        R + "/benchmarks/glomerulus_crops/{shard}.tsv"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=120,
-        gpu=0,
-    conda:
-        "../envs/glomflow.yaml"
     script:
         "../workflow_scripts/glomerulus_crops.py"
 
@@ -139,27 +139,27 @@ rule glomerulus_crops:
 rule im_crops:
     """Compose the immunofluorescence crop of each patient."""
     input:
-        images=R + "/cohort/images/{shard}.parquet",
-        inventory=R + "/inventory/{shard}.parquet",
+        images=result("cohort/images/{shard}.parquet"),
+        inventory=result("inventory/{shard}.parquet"),
     output:
-        crops=R + "/crops/im/{shard}.npy",
-        index=R + "/crops/im/{shard}.parquet",
-    params:
-        files=fingerprint,
-        folder=FOLDER,
-        settings=dump(CONFIG.imaging.im),
-        code=code("im_crops.py"),
+        crops=result("crops/im/{shard}.npy"),
+        index=result("crops/im/{shard}.parquet"),
     log:
-        R + "/logs/im_crops/{shard}.log",
+        result("logs/im_crops/{shard}.log"),
     benchmark:
-        R + "/benchmarks/im_crops/{shard}.tsv"
+        result("benchmarks/im_crops/{shard}.tsv")
+    conda:
+        "../envs/glomflow.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=60,
         gpu=0,
-    conda:
-        "../envs/glomflow.yaml"
+    params:
+        files=fingerprint,
+        folder=FOLDER,
+        settings=dump(CONFIG.imaging.im),
+        code=code("im_crops.py"),
     script:
         "../workflow_scripts/im_crops.py"
 
@@ -167,26 +167,26 @@ rule im_crops:
 rule tem_tiles:
     """Tile the electron micrographs and keep the most informative tiles."""
     input:
-        images=R + "/cohort/images/{shard}.parquet",
-        inventory=R + "/inventory/{shard}.parquet",
+        images=result("cohort/images/{shard}.parquet"),
+        inventory=result("inventory/{shard}.parquet"),
     output:
-        crops=R + "/crops/tem/{shard}.npy",
-        index=R + "/crops/tem/{shard}.parquet",
-    params:
-        files=fingerprint,
-        folder=FOLDER,
-        settings=dump(CONFIG.imaging.tem),
-        code=code("tem_tiles.py"),
+        crops=result("crops/tem/{shard}.npy"),
+        index=result("crops/tem/{shard}.parquet"),
     log:
-        R + "/logs/tem_tiles/{shard}.log",
+        result("logs/tem_tiles/{shard}.log"),
     benchmark:
-        R + "/benchmarks/tem_tiles/{shard}.tsv"
+        result("benchmarks/tem_tiles/{shard}.tsv")
+    conda:
+        "../envs/glomflow.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=120,
         gpu=0,
-    conda:
-        "../envs/glomflow.yaml"
+    params:
+        files=fingerprint,
+        folder=FOLDER,
+        settings=dump(CONFIG.imaging.tem),
+        code=code("tem_tiles.py"),
     script:
         "../workflow_scripts/tem_tiles.py"

@@ -4,22 +4,22 @@ rule figures_images:
         **picture_inputs(),
     output:
         *figures(PICTURES, "png", "Images"),
-    params:
-        config=dump(CONFIG),
-        folder=FOLDER,
-        thumbnails=R + "/inventory",
-        code=code("figures.py"),
     log:
-        R + "/logs/figures_images.log",
+        result("logs/figures_images.log"),
     benchmark:
-        R + "/benchmarks/figures_images.tsv"
+        result("benchmarks/figures_images.tsv")
+    conda:
+        "../envs/glomflow.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=30,
         gpu=0,
-    conda:
-        "../envs/glomflow.yaml"
+    params:
+        config=dump(CONFIG),
+        folder=FOLDER,
+        thumbnails=lambda wildcards, input: str(Path(input.inventory).with_suffix("")),
+        code=code("figures.py"),
     script:
         "../workflow_scripts/figures.py"
 
@@ -29,60 +29,60 @@ if DIAGNOSIS:
     rule figures_diagnosis:
         """Draw the results of the diagnosis track."""
         input:
-            patients=R + "/cohort/patients.parquet",
-            inventory=R + "/inventory.parquet",
+            patients=result("cohort/patients.parquet"),
+            inventory=result("inventory.parquet"),
             histories=trained(
-                R + "/models/{model}/fold{fold}_seed{seed}.history.parquet"
+                result("models/{model}/fold{fold}_seed{seed}.history.parquet")
             ),
             metrics=rules.metrics.output,
         output:
             *figures(CURVES, "svg", "Diagnosis"),
-        params:
-            config=dump(CONFIG),
-            runs=RUNS,
-            code=code("figures.py"),
         log:
-            R + "/logs/figures_diagnosis.log",
+            result("logs/figures_diagnosis.log"),
         benchmark:
-            R + "/benchmarks/figures_diagnosis.tsv"
+            result("benchmarks/figures_diagnosis.tsv")
+        conda:
+            "../envs/glomflow.yaml"
         threads: 1
         resources:
             mem_mb=2000,
             runtime=30,
             gpu=0,
-        conda:
-            "../envs/glomflow.yaml"
+        params:
+            config=dump(CONFIG),
+            runs=RUNS,
+            code=code("figures.py"),
         script:
             "../workflow_scripts/figures.py"
 
     rule figures_instances:
         """Draw the TEM tiles that weigh most, next to the ground truth where there is one."""
         input:
-            patients=R + "/cohort/patients.parquet",
+            patients=result("cohort/patients.parquet"),
             tem_crops=store("tem", "npy"),
             tem_index=store("tem", "parquet"),
             predictions=trained(
-                R + "/predictions/{model}/fold{fold}_seed{seed}.parquet"
+                result("predictions/{model}/fold{fold}_seed{seed}.parquet")
             ),
-            instances=trained(R + "/instances/{model}/fold{fold}_seed{seed}.parquet"),
+            instances=trained(result("instances/{model}/fold{fold}_seed{seed}.parquet")),
             deposit_tiles=rules.deposits.output.tiles if PHANTOM else [],
         output:
             *figures(["instance_panels"], "png", "Diagnosis"),
-        params:
-            config=dump(CONFIG),
-            folder=FOLDER,
-            code=code("figures.py"),
         log:
-            R + "/logs/figures_instances.log",
+            result("logs/figures_instances.log"),
         benchmark:
-            R + "/benchmarks/figures_instances.tsv"
+            result("benchmarks/figures_instances.tsv")
+        conda:
+            "../envs/glomflow.yaml"
         threads: 1
         resources:
             mem_mb=2000,
             runtime=30,
             gpu=0,
-        conda:
-            "../envs/glomflow.yaml"
+        params:
+            config=dump(CONFIG),
+            folder=FOLDER,
+            code=code("figures.py"),
         script:
             "../workflow_scripts/figures.py"
 
@@ -95,20 +95,20 @@ if FEW_SHOT:
             few_shot=rules.few_shot_metrics.output,
         output:
             *figures(["few_shot_curves", "few_shot_confusion"], "svg", "Glomeruli"),
-        params:
-            config=dump(CONFIG),
-            code=code("figures.py"),
         log:
-            R + "/logs/figures_few_shot.log",
+            result("logs/figures_few_shot.log"),
         benchmark:
-            R + "/benchmarks/figures_few_shot.tsv"
+            result("benchmarks/figures_few_shot.tsv")
+        conda:
+            "../envs/glomflow.yaml"
         threads: 1
         resources:
             mem_mb=2000,
             runtime=30,
             gpu=0,
-        conda:
-            "../envs/glomflow.yaml"
+        params:
+            config=dump(CONFIG),
+            code=code("figures.py"),
         script:
             "../workflow_scripts/figures.py"
 
@@ -119,24 +119,24 @@ rule report:
         **report_inputs(),
     output:
         report(
-            R + "/report.html",
+            result("report.html"),
             caption="../rules/captions/report.rst",
             category="Report",
         ),
-    params:
-        config=dump(CONFIG),
-        runs=RUNS if DIAGNOSIS else [],
-        code=code("report.py"),
     log:
-        R + "/logs/report.log",
+        result("logs/report.log"),
     benchmark:
-        R + "/benchmarks/report.tsv"
+        result("benchmarks/report.tsv")
+    conda:
+        "../envs/glomflow.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=30,
         gpu=0,
-    conda:
-        "../envs/glomflow.yaml"
+    params:
+        config=dump(CONFIG),
+        runs=RUNS if DIAGNOSIS else [],
+        code=code("report.py"),
     script:
         "../workflow_scripts/report.py"

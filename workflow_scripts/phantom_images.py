@@ -24,6 +24,6 @@ if __name__ == "__main__":
             snakemake.params.settings,
             int(snakemake.wildcards.shard),
             snakemake.params.shards,
-            Path(snakemake.params.folder),
+            Path(snakemake.input.truth).parent,
             Path(snakemake.output.manifest),
         )

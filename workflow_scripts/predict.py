@@ -8,8 +8,8 @@ from glomflow.jobs import job
 def predict(inputs, config: dict, model: str, fold: int, seed: int, threads: int):
     from glomflow.config import Config
     from glomflow.tables import TEST, read_table
-    from glomflow.training.stores import stores_from_files
     from glomflow.training.predict import predict_fold
+    from glomflow.training.stores import stores_from_files
 
     return predict_fold(
         read_table(inputs.patients, TEST)["patient"].tolist(),

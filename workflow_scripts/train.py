@@ -8,8 +8,8 @@ from glomflow.jobs import job
 def train(inputs, config: dict, model: str, seed: int, outputs, checkpoint: Path, threads: int) -> None:
     from glomflow.config import Config
     from glomflow.tables import TRAINING, read_table
-    from glomflow.training.stores import stores_from_files
     from glomflow.training.fit import train_fold
+    from glomflow.training.stores import stores_from_files
 
     train_fold(
         read_table(inputs.table, TRAINING),

@@ -45,9 +45,7 @@ def inputs_from_files(
         om_store=_stores(given, "om"),
         im_store=_stores(given, "im"),
         tem_store=_stores(given, "tem"),
-        histories=[
-            (*run, path) for run, path in zip(runs, given.get("histories", ()), strict=bool(runs))
-        ],
+        histories=[(*run, path) for run, path in zip(runs, given.get("histories", ()), strict=bool(runs))],
         summary_dir=given["metrics"][0].parent if "metrics" in given else None,
         predictions=given.get("predictions", ()),
         instances=given.get("instances", ()),
