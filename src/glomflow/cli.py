@@ -11,7 +11,7 @@ from glomflow.errors import GlomflowError
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="glomflow", description="Helpers beside the workflow.")
+    parser = argparse.ArgumentParser(prog="glomflow", description="What is done once, beside the workflow.")
     commands = parser.add_subparsers(dest="command", required=True)
     published = commands.add_parser(
         "import-published",

@@ -77,18 +77,27 @@ def test_one_channel_becomes_gray():
     assert (picture[..., 0] == picture[..., 2]).all()
 
 
-def test_channels_are_stretched_one_by_one_and_laid_over_each_other():
+def test_channels_share_the_range_of_the_brightest_and_are_laid_over_each_other():
     picture = np.zeros((1, 300, 4), np.uint16)
-    for channel in range(4):
-        picture[0, channel * 60 : channel * 60 + 50, channel] = 10 ** (channel + 1)
+    for channel, value in enumerate((1000, 500, 1000, 100)):
+        picture[0, channel * 60 : channel * 60 + 50, channel] = value
     shown = as_rgb_uint8(picture, ("IgG", "IgA", "IgM", "C3"))
     assert [shown[0, at].tolist() for at in (25, 85, 145, 205, 290)] == [
         [255, 0, 0],
-        [0, 255, 0],
+        [0, 128, 0],
         [0, 0, 255],
-        [255, 255, 0],
+        [26, 26, 0],
         [0, 0, 0],
     ]
+
+
+def test_overlaid_channels_do_not_saturate():
+    picture = np.zeros((1, 100, 5), np.uint16)
+    picture[0, 50:] = 1000
+    shown = as_rgb_uint8(picture, ("IgG", "IgA", "IgM", "C3", "C1q"))
+    assert shown[0, 75].max() == 255
+    assert len(set(shown[0, 75].tolist())) > 1
+    assert shown[0, 25].tolist() == [0, 0, 0]
 
 
 def test_three_named_markers_are_no_colour_image():

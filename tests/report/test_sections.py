@@ -67,7 +67,7 @@ def test_long_lists_are_cut_and_say_so():
     lesions = tables.lesion_table(crops, ["a", "b"])
     assert len(lesions.rows) == tables.MOST_SLIDES + 1
     assert lesions.rows[-1] == ("all 40 slides", "20", "20", "40")
-    assert lesions.note == "10 more slides are not shown."
+    assert lesions.note == "28 more slides are not shown."
 
 
 def test_nothing_left_out_makes_no_table():

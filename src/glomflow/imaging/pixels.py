@@ -102,8 +102,8 @@ def as_rgb_uint8(array: Array, channels: Sequence[str] | None = None) -> npt.NDA
 
     8-bit colour passes unchanged and 16-bit colour is scaled by its range; colour of another type is
     stretched jointly, which keeps hues. One channel becomes grey. Other channels (those of a
-    fluorescence image) are stretched one by one and laid over each other in the colours of
-    :data:`COLOURS`.
+    fluorescence image) are stretched by the range of the brightest, so that a channel without signal
+    stays dark, and laid over each other in the colours of :data:`COLOURS`.
 
     Args:
         array: (H, W, C), any type.
@@ -127,12 +127,12 @@ def as_rgb_uint8(array: Array, channels: Sequence[str] | None = None) -> npt.NDA
 
 def _composite(array: Array) -> npt.NDArray[np.uint8]:
     height, width, count = array.shape
+    limits = [robust_limits(array[:, :, index]) for index in range(count)]
+    brightest = max(high for _, high in limits)
     total = np.zeros((height, width, 3), np.float32)
-    for index in range(count):
-        channel = array[:, :, index]
-        low, high = robust_limits(channel)
+    for index, (low, high) in enumerate(limits):
         if high > low:
-            total += stretch(channel, low, high)[:, :, None] * np.array(
-                COLOURS[index % len(COLOURS)], np.float32
-            )
-    return np.clip(total, 0, 255).astype(np.uint8)
+            shown = stretch(array[:, :, index], low, max(brightest, high))
+            total += shown[:, :, None] * np.array(COLOURS[index % len(COLOURS)], np.float32)
+    peak = float(np.percentile(total, 99.5))
+    return np.clip(total * (255.0 / max(peak, 255.0)), 0, 255).astype(np.uint8)

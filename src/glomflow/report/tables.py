@@ -11,7 +11,7 @@ from glomflow.report.blocks import Table
 from glomflow.report.numbers import NOTHING, percent_cell, thousands
 from glomflow.tables import MODALITIES
 
-MOST_SLIDES = 30
+MOST_SLIDES = 12
 """Slides shown of the count of glomeruli."""
 
 MOST_ROWS = 60
