@@ -34,5 +34,5 @@ def test_files_are_named_by_what_they_are() -> None:
 
 
 def test_histories_need_a_run_each() -> None:
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="longer"):
         inputs_from_files({"histories": ["h0", "h1"]}, [("cmus_net", 0, 0)])

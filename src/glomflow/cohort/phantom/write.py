@@ -20,23 +20,11 @@ from glomflow.cohort.phantom.om import draw_field
 from glomflow.cohort.phantom.plan import PatientPlan, PhantomPlan
 from glomflow.cohort.phantom.sites import Site, site_named
 from glomflow.cohort.phantom.tem import draw_micrograph
+from glomflow.cohort.sheets import IMAGE_COLUMNS, OPTIONAL_IMAGE_COLUMNS
 from glomflow.errors import GlomflowError
 from glomflow.files import atomic_path, write_json, write_text
 
 _OM, _IM, _TEM = 11, 12, 13
-_IMAGE_COLUMNS = (
-    "patient",
-    "modality",
-    "path",
-    "slide",
-    "stain",
-    "marker",
-    "um_per_px",
-    "nm_per_px",
-    "annotation",
-    "kind",
-    "lesion",
-)
 _COLOURS = {
     "normal": (64, 160, 64),
     "globally_sclerotic": (160, 32, 96),
@@ -63,8 +51,8 @@ def write_phantom_sheets(plan: PhantomPlan, folder: Path) -> None:
     rows = (row for patient in plan.patients for row in _image_rows(patient))
     _write_csv(
         folder / "images.csv",
-        _IMAGE_COLUMNS,
-        ([row.get(name, "") for name in _IMAGE_COLUMNS] for row in rows),
+        (*IMAGE_COLUMNS, *OPTIONAL_IMAGE_COLUMNS),
+        ([row.get(name, "") for name in (*IMAGE_COLUMNS, *OPTIONAL_IMAGE_COLUMNS)] for row in rows),
     )
     _write_csv(
         folder / "captions.csv",
