@@ -40,7 +40,7 @@ def run(config: dict, out: Path, cores: str) -> float:
     """Runs the workflow up to the metrics and returns the seconds it took."""
     out.mkdir(parents=True, exist_ok=True)
     configfile = out / "config.yaml"
-    configfile.write_text(yaml.safe_dump(config), encoding="utf-8")
+    configfile.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     metrics = f"{config['run']['results']}/metrics"
     # The project's own config.yaml would add its models: the copy stands alone in its folder.
     command = [sys.executable, "-m", "snakemake", "--cores", cores, "--snakefile", str(REPO / "Snakefile")]
