@@ -4,16 +4,16 @@ from pathlib import Path
 
 from glomflow.code_digest import code_digest
 from glomflow.config_check import load_config
-from glomflow.cohort.fingerprint import shard_fingerprint
+from glomflow.cohort.fingerprint import require_sheets, shard_fingerprint
 from glomflow.environment import expose_library
-from glomflow.errors import ConfigError
+from glomflow.errors import CohortError, ConfigError
 from glomflow.evaluation.summary_schemas import TABLES
 
 BASE = Path(workflow.basedir)
 expose_library(BASE / "src")
 
 try:
-    CONFIG = load_config(dict(config))
+    CONFIG = load_config(dict(config), workflow.config_settings.overwrite_config)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
@@ -78,6 +78,11 @@ def dump(section):
     return section.model_dump(mode="json")
 
 
+def frozen_encoder():
+    """What cached features depend on: not what of the encoder is trained afterwards."""
+    return CONFIG.encoder.model_dump(mode="json", exclude={"trainable", "shared"})
+
+
 def store(modality, suffix):
     """Files of a crop store, one per shard."""
     return expand(f"{R}/crops/{modality}/{{shard}}.{suffix}", shard=SHARDS)
@@ -110,13 +115,37 @@ def sheets():
             else [CONFIG.cohort.patients, CONFIG.cohort.images]
         )
     )
+    if not PHANTOM:
+        try:
+            require_sheets(FOLDER, names)
+        except CohortError as error:
+            raise WorkflowError(str(error)) from None
     return [f"{FOLDER}/{name}" for name in names]
 
 
 def stain_reference():
-    """The image that colours are matched to, if the configuration names one."""
-    reference = CONFIG.imaging.stain.reference
-    return [str(Path(FOLDER) / reference)] if reference else []
+    """The image that colours are matched to, if there is one; the phantom's are no declared outputs."""
+    stain = CONFIG.imaging.stain
+    if PHANTOM or stain.method == "none" or stain.target != "reference":
+        return []
+    path = Path(FOLDER) / stain.reference
+    advice = "write its path relative to the cohort folder"
+    return [existing("imaging.stain.reference", path, advice)]
+
+
+def encoder_weights():
+    """The file that the encoder's weights come from, if the configuration names one."""
+    source, _, path = CONFIG.encoder.weights.partition(":")
+    if source != "file":
+        return []
+    return [existing("encoder.weights", Path(path), "correct the path after 'file:'")]
+
+
+def existing(key, path, advice):
+    """A file that the configuration names; stops before any job if it is not there."""
+    if not path.is_file():
+        raise WorkflowError(f"config: {key}: there is no file {path}; {advice}")
+    return str(path)
 
 
 def trained(pattern):
@@ -129,7 +158,7 @@ def model_settings(model):
     return {
         "cohort": dump(CONFIG.cohort),
         "encoder": dump(CONFIG.encoder),
-        "run": {"offline": CONFIG.run.offline},
+        "run": {"seed": CONFIG.run.seed, "offline": CONFIG.run.offline},
         "diagnosis": {
             "models": {model: dump(CONFIG.diagnosis.models[model])},
             "loss": dump(CONFIG.diagnosis.loss),

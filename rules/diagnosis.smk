@@ -3,6 +3,7 @@ rule train:
     input:
         unpack(model_inputs),
         table=result("folds/fold{fold}.train.parquet"),
+        encoder=[] if CACHED else encoder_weights(),
     output:
         weights=result("models/{model}/fold{fold}_seed{seed}.safetensors"),
         settings=result("models/{model}/fold{fold}_seed{seed}.json"),

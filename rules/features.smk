@@ -3,6 +3,7 @@ rule features:
     input:
         crops=result("crops/{modality}/{shard}.npy"),
         index=result("crops/{modality}/{shard}.parquet"),
+        weights=encoder_weights(),
     output:
         result("features/{modality}/{shard}.npy"),
     log:
@@ -17,7 +18,7 @@ rule features:
         runtime=120,
         gpu=0,
     params:
-        settings=dump(CONFIG.encoder),
+        settings=frozen_encoder(),
         offline=CONFIG.run.offline,
         code=code("features.py"),
     script:

@@ -173,8 +173,8 @@ Write:
     "no models": (
         "diagnosis: {models: {}}",
         "config: 'diagnosis.models' is {}; expected: names, each with its own section, at least 1 of "
-        "them. Models "
-        "by name. The first is the one that the others are compared with.",
+        "them. Models by name; the others are compared with the first. Models in a file laid over "
+        "`config.yaml` replace all of its own.",
     ),
     "empty section": (
         "imaging: {stain: }",
@@ -238,6 +238,38 @@ def test_the_advised_lines_validate():
         if "Write:" in message:
             advised = yaml.safe_load(message.partition("Write:\n")[2])
             assert load_config(advised), text
+
+
+def test_models_of_a_file_laid_over_replace_the_default_ones():
+    merged = {
+        "diagnosis": {
+            "models": {"cmus_net": {"hidden": 8, "parity": True}, "im_only": {}, "mine": {"hidden": 4}},
+            "loss": {"OM": 0.1},
+        }
+    }
+    laid_over = {"diagnosis": {"models": {"mine": {"hidden": 4}, "cmus_net": {"hidden": 8}}}}
+    diagnosis = load_config(merged, laid_over).diagnosis
+    assert {name: model.hidden for name, model in diagnosis.models.items()} == {"mine": 4, "cmus_net": 8}
+    assert list(diagnosis.models) == ["mine", "cmus_net"]
+    assert not diagnosis.models["cmus_net"].parity
+    assert diagnosis.loss.OM == 0.1
+
+
+@pytest.mark.parametrize("laid_over", [None, {}, {"diagnosis": None}, {"diagnosis": {"loss": {"OM": 0.1}}}])
+def test_a_file_that_names_no_models_keeps_the_default_ones(laid_over):
+    models = load_config({"diagnosis": {"models": {"a": {}, "b": {}}}}, laid_over).diagnosis.models
+    assert list(models) == ["a", "b"]
+
+
+def test_the_published_split_needs_another_selection():
+    message = (
+        "config: diagnosis.training.selection: validation_loss needs validation patients, which the "
+        "published split (folds.parity: true) does not have; set 'selection: last'"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config({"folds": {"parity": True}})
+    assert str(caught.value) == message
+    load_config({"folds": {"parity": True}, "diagnosis": {"training": {"selection": "last"}}})
 
 
 def test_all_problems_come_at_once():

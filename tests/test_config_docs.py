@@ -36,9 +36,8 @@ def test_lines_are_readable():
     assert "| `stain` | section [imaging.stain](#imagingstain) | Stain normalisation. |" in lines
     assert (
         "| `models` | names, each with its own section, at least 1 of them; default: `cmus_net`; see "
-        "[diagnosis.models.NAME](#diagnosismodelsname) | Models by name. The first is the one that "
-        "the others are "
-        "compared with. |"
+        "[diagnosis.models.NAME](#diagnosismodelsname) | Models by name; the others are compared "
+        "with the first. Models in a file laid over `config.yaml` replace all of its own. |"
     ) in lines
 
 

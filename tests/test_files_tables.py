@@ -64,6 +64,14 @@ class TestFiles:
         assert read_json(tmp_path / "value.json") == value
         assert (tmp_path / "value.json").read_text().endswith("}\n")
 
+    @pytest.mark.parametrize("content", [None, b'{"a": 1', b"\xff"], ids=["absent", "cut", "not text"])
+    def test_damaged_json(self, tmp_path, content):
+        path = tmp_path / "value.json"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(GlomflowError, match=r"value.json: cannot be read \(.*; delete it and run again"):
+            read_json(path)
+
     def test_digests(self, tmp_path):
         (tmp_path / "abc").write_bytes(b"abc")
         expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -4,17 +4,16 @@ from glomflow.jobs import job
 
 
 def run(indices, crops, features, settings: dict, seed: int):
-    import numpy as np
     import pandas as pd
 
     from glomflow.config import FewShot
     from glomflow.evaluation.draws import draw_shots
     from glomflow.evaluation.few_shot import few_shot
-    from glomflow.imaging.crop_store import read_store
+    from glomflow.imaging.crop_store import open_array, read_store
 
     stores = [read_store(*paths) for paths in zip(crops, indices, strict=True)]
     indexes = [index for _, index in stores]
-    maps = [np.load(path, mmap_mode="r", allow_pickle=False) for path in features]
+    maps = [open_array(path, "features") for path in features]
     draws = draw_shots(pd.concat(indexes, ignore_index=True), FewShot(**settings), seed=seed)
     pixels = [array for array, _ in stores]
     return draws, few_shot(indexes, maps, pixels, FewShot(**settings), seed=seed, draws=draws)

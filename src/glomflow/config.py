@@ -308,7 +308,8 @@ class Diagnosis(Section):
     models: dict[Name, Model] = Field(
         {"cmus_net": Model()},
         min_length=1,
-        description="Models by name. The first is the one that the others are compared with.",
+        description="Models by name; the others are compared with the first. Models in a file laid over "
+        "`config.yaml` replace all of its own.",
     )
     loss: Loss = Field(Loss(), description="The weighted loss.")
     training: Training = Field(Training(), description="Optimisation.")
@@ -367,11 +368,16 @@ class Config(Section):
     report: Report = Field(Report(), description="The report.")
 
     @model_validator(mode="after")
-    def _tracks_fit_the_cohort(self) -> Self:
+    def _sections_fit_each_other(self) -> Self:
         if self.cohort.source == "crops" and "diagnosis" in self.run.tracks:
             raise ValueError(
                 "run.tracks: ready-made crops (cohort.source: crops) carry no diagnosis; "
                 "use 'tracks: [glomeruli]'"
+            )
+        if self.folds.parity and self.diagnosis.training.selection == "validation_loss":
+            raise ValueError(
+                "diagnosis.training.selection: validation_loss needs validation patients, which the "
+                "published split (folds.parity: true) does not have; set 'selection: last'"
             )
         if self.cohort.source == "phantom" and sorted(self.cohort.classes) != ["IgAN", "LN", "MN"]:
             raise ValueError(

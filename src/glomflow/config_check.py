@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
@@ -29,11 +29,13 @@ _WORDS = {
 _LIMITS = (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
 
 
-def load_config(raw: dict[str, Any]) -> Config:
+def load_config(raw: dict[str, Any], laid_over: Mapping[str, Any] | None = None) -> Config:
     """Validates a configuration.
 
     Args:
         raw: The configuration as read from YAML; sections and keys that are absent get their defaults.
+        laid_over: The part of ``raw`` that the user laid over the default file. Where it names models,
+            they take the place of the default file's, which ``raw`` holds as well.
 
     Raises:
         ConfigError: Every unknown key and wrong value, each with its dotted path, the nearest right
@@ -45,11 +47,19 @@ def load_config(raw: dict[str, Any]) -> Config:
             "start of lines, with their keys below, indented"
         )
     try:
+        raw = _with_own_models(raw, laid_over or {})
         return Config.model_validate(raw)
     except ValidationError as error:
         found = [_advice(problem, raw) for problem in error.errors(include_url=False)]
     count = f"config: {len(found)} problems\n" if len(found) > 1 else ""
     raise ConfigError(count + "\n".join(f"config: {text}" for text in found))
+
+
+def _with_own_models(raw: dict[str, Any], laid_over: Mapping[str, Any]) -> dict[str, Any]:
+    diagnosis = laid_over.get("diagnosis")
+    if not isinstance(diagnosis, Mapping) or not isinstance(diagnosis.get("models"), Mapping):
+        return raw
+    return {**raw, "diagnosis": {**raw["diagnosis"], "models": dict(diagnosis["models"])}}
 
 
 def field_help(path: str) -> str:

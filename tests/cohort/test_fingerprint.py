@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from glomflow.cohort.fingerprint import shard_fingerprint
+from glomflow.cohort.fingerprint import require_sheets, shard_fingerprint
+from glomflow.errors import CohortError
 from glomflow.tables import IMAGES, write_table
 
 
@@ -24,6 +25,11 @@ def test_a_table_to_come_is_pending(tmp_path: Path) -> None:
     assert shard_fingerprint(tmp_path / "none.parquet", tmp_path) == "pending"
 
 
+def test_a_damaged_table_is_left_to_the_jobs_that_read_it(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[:-50])
+    assert shard_fingerprint(shard, shard.parent) == "unreadable"
+
+
 @pytest.mark.parametrize("name", ["a.tif", "a.geojson"])
 def test_it_changes_with_size_time_and_presence(shard: Path, name: str) -> None:
     seen = [shard_fingerprint(shard, shard.parent)]
@@ -36,3 +42,20 @@ def test_it_changes_with_size_time_and_presence(shard: Path, name: str) -> None:
     file.unlink()
     seen.append(shard_fingerprint(shard, shard.parent))
     assert len(set(seen)) == 4
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match=r"value '.*/none': there is no folder .*/none; correct the path"):
+        require_sheets(tmp_path / "none", ["patients.csv"])
+
+
+def test_a_missing_sheet_gets_the_nearest_name(tmp_path: Path) -> None:
+    (tmp_path / "image.csv").touch()
+    with pytest.raises(CohortError) as caught:
+        require_sheets(tmp_path, ["patients.csv", "images.csv"])
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"patients.csv: the sheet is not in {tmp_path}; put it there (docs/cohort.md describes it)",
+        f"images.csv: the sheet is not in {tmp_path}; did you mean 'image.csv'?",
+    ]
+    (tmp_path / "patients.csv").touch()
+    require_sheets(tmp_path, ["patients.csv"])

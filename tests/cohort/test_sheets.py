@@ -320,6 +320,7 @@ def test_problem_of_the_header(tmp_path, case):
             b"patient;label;site\n1;MN;n\n",
             "the values are separated by semicolons; save the sheet with commas",
         ),
+        (b'patient;label;site\n"A; 1";MN;n\n', "the values are separated by semicolons"),
         (b"patient\tlabel\tsite\n1\tMN\tn\n", "the values are separated by tabs"),
         (
             b"patient,label,site\n1,MN,n\n2,MN,K\xf6ln\n",
@@ -495,3 +496,9 @@ def test_images_of_a_patient_stay_in_one_shard(tmp_path):
     found_patients, found_images = read(tmp_path, shards=10)
     assert (len(found_patients), len(found_images)) == (500, 2000)
     assert found_images.groupby("patient")["shard"].nunique().max() == 1
+
+
+def test_a_misnamed_patient_column_does_not_empty_the_classes(tmp_path):
+    found = problems(build(tmp_path, patients=["Patient_ID,label,site", *PATIENT_LINES[1:]]), n_splits=1)
+    assert any("rename it to 'patient'" in problem for problem in found)
+    assert not any("no patient has the label" in problem for problem in found)

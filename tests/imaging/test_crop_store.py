@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from glomflow.errors import GlomflowError
-from glomflow.imaging.crop_store import crop_writer, read_store, write_store
+from glomflow.imaging.crop_store import crop_writer, open_array, read_store, write_store
 from glomflow.tables import CROPS, write_table
 
 
@@ -100,6 +100,16 @@ def test_damaged_stores(tmp_path, content, message):
     write_table(tmp_path / "a.parquet", index(2), CROPS)
     with pytest.raises(GlomflowError, match=message):
         read_store(tmp_path / "a.npy", tmp_path / "a.parquet")
+
+
+def test_cut_features_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((2, 7, 7, 4), np.float16))
+    assert open_array(tmp_path / "a.npy", "features").shape == (2, 7, 7, 4)
+    (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-50])
+    with pytest.raises(
+        GlomflowError, match=r"features .*a.npy: cannot be read \(.*\); delete it and run again"
+    ):
+        open_array(tmp_path / "a.npy", "features")
 
 
 def test_a_cut_store_is_refused(tmp_path):

@@ -17,7 +17,7 @@ from glomflow.report.numbers import NBSP
 from glomflow.report.page import sections
 from glomflow.report.sections_data import stain_section
 from glomflow.report.sections_diagnosis import verdict
-from glomflow.report.sections_methods import limits
+from glomflow.report.sections_methods import limits, methods_section
 from glomflow.tables import write_table
 
 
@@ -130,6 +130,23 @@ def test_limits_follow_the_configuration(made_up_run):
         "Stain target",
         "Use",
     ]
+
+
+@pytest.mark.parametrize(
+    ("few_shot_methods", "inputs", "has_floor"),
+    [
+        (["linear_probe", "colour_texture"], "on features standardised", True),
+        (["linear_probe"], "on features standardised", False),
+        (["colour_texture"], "on colour moments and local binary patterns standardised", False),
+    ],
+)
+def test_methods_name_what_was_run(made_up_run, few_shot_methods, inputs, has_floor):
+    few_shot = made_up_run.config.few_shot.model_copy(update={"methods": few_shot_methods})
+    config = made_up_run.config.model_copy(update={"few_shot": few_shot})
+    bullets = methods_section(Material(made_up_run.inputs, config)).blocks[0]
+    text = dict(bullets.items)["Few labelled glomeruli"]
+    assert inputs in text
+    assert ("is the floor that features have to beat" in text) == has_floor
 
 
 def test_unknown_model_keeps_its_name(made_up_run):

@@ -40,5 +40,27 @@ def test_sheet_problems_are_listed_at_once(project) -> None:
     assert done.returncode != 0
     for words in ("patients.csv, row 3", "'Mn'", "images.csv, row 3", "'EM'", "a.png"):
         assert words in done.stdout, done.stdout
+    assert "Traceback" not in done.stdout
     log = (project.folder / "results/logs/cohort.log").read_text(encoding="utf-8")
     assert "images.csv, row 3" in log
+
+
+def test_models_of_an_own_file_replace_the_default_ones(project) -> None:
+    plan = Project(project.folder, ["config/paper.yaml"]).planned()
+    assert plan["train"] == 25
+    assert "features" not in plan
+
+
+def test_a_missing_weights_file_stops_before_any_job(project) -> None:
+    done = project.snakemake(
+        "--dry-run", "--config", "encoder={weights: 'file:none.safetensors'}", check=False
+    )
+    assert done.returncode != 0
+    assert "encoder.weights: there is no file none.safetensors" in done.stdout
+
+
+def test_a_missing_cohort_folder_stops_before_any_job(project) -> None:
+    done = project.snakemake("--dry-run", "--config", "cohort={source: sheets, folder: nowhere}", check=False)
+    assert done.returncode != 0
+    assert "there is no folder" in done.stdout
+    assert "nowhere" in done.stdout

@@ -82,12 +82,12 @@ def read_sheet(folder: Path, name: str, *, required: Sequence[str], optional: Se
     text = _decode(sheet, folder / name, required)
     if text is None:
         return sheet
+    if not _comma_separated(sheet, text.splitlines()[0]):
+        return sheet
     records = _records(sheet, text)
     if not records:
         return sheet
     header = [cell.strip() for cell in records[0]]
-    if not _comma_separated(sheet, header):
-        return sheet
     rows = [(number, cells) for number, cells in enumerate(records[1:], 2) if any(map(str.strip, cells))]
     columns = _columns(sheet, header, rows)
     _check_header(sheet, columns, required, known)
@@ -135,11 +135,12 @@ def _records(sheet: Sheet, text: str) -> list[list[str]]:
         return []
 
 
-def _comma_separated(sheet: Sheet, header: list[str]) -> bool:
-    if len(header) > 1:
+def _comma_separated(sheet: Sheet, first_line: str) -> bool:
+    """Looks at the header before the rest is parsed: quotes of another separator make no valid CSV."""
+    if "," in first_line:
         return True
     for separator, words in _SEPARATORS.items():
-        if separator in header[0]:
+        if separator in first_line:
             sheet.add(
                 1,
                 None,

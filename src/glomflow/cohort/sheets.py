@@ -88,7 +88,7 @@ def read_cohort(
     patients = read_sheet(folder, patients_csv, required=patient_columns, optional=optional)
     images = read_sheet(folder, images_csv, required=IMAGE_COLUMNS, optional=OPTIONAL_IMAGE_COLUMNS)
     _check_patients(patients, classes if check_classes else None)
-    if check_classes and "label" in patients.present:
+    if check_classes and {"patient", "label"} <= patients.present:
         _check_class_sizes(patients, classes, n_splits)
     _check_images(images)
     _check_belonging(patients, images)

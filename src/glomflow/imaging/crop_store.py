@@ -118,13 +118,27 @@ def read_store(npy_path: PathLike, parquet_path: PathLike) -> tuple[Bytes, pd.Da
     return crops, index
 
 
-def _open_array(npy_path: PathLike) -> Bytes:
+def open_array(npy_path: PathLike, what: str) -> npt.NDArray[Any]:
+    """Opens an array of the workflow's own as a read-only memory map.
+
+    Args:
+        npy_path: The ``.npy`` file.
+        what: What it holds, for the message.
+
+    Raises:
+        GlomflowError: The file cannot be read.
+    """
     try:
-        crops: Any = np.load(npy_path, mmap_mode="r", allow_pickle=False)
+        array: npt.NDArray[Any] = np.load(npy_path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise GlomflowError(
-            f"crop store {npy_path}: cannot be read ({error}); delete it and run again"
+            f"{what} {npy_path}: cannot be read ({error}); delete it and run again"
         ) from error
+    return array
+
+
+def _open_array(npy_path: PathLike) -> Bytes:
+    crops = open_array(npy_path, "crop store")
     if crops.dtype != np.uint8 or crops.ndim != 4:
         raise GlomflowError(
             f"crop store {npy_path}: holds {crops.dtype} of shape {crops.shape}, not uint8 (N, H, W, C); "

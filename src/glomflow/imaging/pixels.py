@@ -135,4 +135,5 @@ def _composite(array: Array) -> npt.NDArray[np.uint8]:
             shown = stretch(array[:, :, index], low, max(brightest, high))
             total += shown[:, :, None] * np.array(COLOURS[index % len(COLOURS)], np.float32)
     peak = float(np.percentile(total, 99.5))
-    return np.clip(total * (255.0 / max(peak, 255.0)), 0, 255).astype(np.uint8)
+    picture: npt.NDArray[np.uint8] = np.clip(total * (255.0 / max(peak, 255.0)), 0, 255).astype(np.uint8)
+    return picture

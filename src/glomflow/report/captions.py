@@ -74,15 +74,13 @@ FIGURES: dict[str, FigureText] = {
         "Reliability diagram above a histogram of the predicted probabilities.",
     ),
     "ablation": FigureText(
-        "Accuracy of every model with its interval, and the ceiling that its modalities set by design, "
-        "where the cohort is a phantom.",
-        "Accuracy of each model as a point with an interval bar and a mark at the ceiling.",
+        "Accuracy of every model with its interval.",
+        "Accuracy of each model as a point with an interval bar.",
     ),
     "instance_panels": FigureText(
-        "The electron micrograph tiles that weigh most in the model's decision, by descending weight, and "
-        "the true electron-dense deposits outlined in orange where they are known. Patients are drawn "
-        "at random.",
-        "Rows of electron micrograph tiles with their weights, and the same tiles with deposits outlined.",
+        "The electron micrograph tiles that weigh most in the model's decision, by descending weight. "
+        "Patients are drawn at random.",
+        "Rows of electron micrograph tiles with their weights.",
     ),
     "few_shot_curves": FigureText(
         "Balanced accuracy over the number of labelled glomeruli per class: mean over runs, with intervals "

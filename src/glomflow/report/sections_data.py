@@ -33,9 +33,35 @@ def lacking(patients: pd.DataFrame, inventory: pd.DataFrame) -> dict[str, int]:
     return {name: sum(name not in own for own in present) for name in MODALITIES}
 
 
+CROP_LOGS = {"OM": "glomerulus_crops", "IM": "im_crops", "TEM": "tem_tiles"}
+"""Folders of the logs that say why an image gave no crop."""
+
+
+def accounted(material: Material) -> pd.DataFrame | None:
+    """Returns the inventory; images of a patient who got no crop of their modality are left out, too."""
+    inventory = material.inventory
+    if inventory is None:
+        return None
+    inventory = inventory.copy()
+    stores = (material.inputs.om_store, material.inputs.im_store, material.inputs.tem_store)
+    for modality, store in zip(MODALITIES, stores, strict=True):
+        if not store:
+            continue
+        crops = material.crops.get(modality)
+        served = set() if crops is None else set(crops["patient"])
+        idle = (inventory["modality"] == modality) & (inventory["status"] == "ok")
+        idle &= ~inventory["patient"].isin(served)
+        logs = [f"logs/{CROP_LOGS[modality]}/{shard:04d}.log" for shard in inventory.loc[idle, "shard"]]
+        inventory.loc[idle, "reason"] = [
+            f"it could be opened but gave no crop; {log} says why" for log in logs
+        ]
+        inventory.loc[idle, "status"] = "no_crop"
+    return inventory
+
+
 def exclusion_sentences(material: Material) -> list[str]:
     """Says in words what was left out of the analysis."""
-    patients, inventory = material.patients, material.inventory
+    patients, inventory = material.patients, accounted(material)
     if patients is None or inventory is None:
         return []
     left_out = inventory[inventory["status"] != "ok"]
@@ -63,7 +89,7 @@ def exclusion_sentences(material: Material) -> list[str]:
 
 def cohort_section(material: Material) -> Section | None:
     """Patients, images and what was left out."""
-    patients, inventory = material.patients, material.inventory
+    patients, inventory = material.patients, accounted(material)
     if patients is None or inventory is None:
         return None
     blocks: list[Block] = []

@@ -178,6 +178,11 @@ def results_section(material: Material) -> Section | None:
     return Section("results", "Results", blocks)
 
 
+CEILINGS = "The marks are the ceilings that the modalities set by design."
+DEPOSITS = "The true electron-dense deposits are outlined in orange."
+"""What captions add for a phantom, whose truth is known."""
+
+
 def ablation_section(material: Material) -> Section | None:
     """The models side by side: what each modality adds."""
     summary = material.summary
@@ -189,7 +194,7 @@ def ablation_section(material: Material) -> Section | None:
             f"Every model was trained and tested on the same folds. {names[0]} is compared with each of the "
             "others on the same patients, so that a difference is not one of cohorts."
         ),
-        *figure(material, "ablation"),
+        *figure(material, "ablation", CEILINGS if material.is_phantom else ""),
         tables_results.ablation_table(summary.pooled, summary.comparisons, names, material.model_label),
     ]
     return Section("ablation", "What each modality adds", blocks)
@@ -197,7 +202,8 @@ def ablation_section(material: Material) -> Section | None:
 
 def instances_section(material: Material) -> Section | None:
     """The electron micrographs that weigh most."""
-    panels, hits = figure(material, "instance_panels"), material.deposit_hits
+    panels = figure(material, "instance_panels", DEPOSITS if material.is_phantom else "")
+    hits = material.deposit_hits
     if hits is not None and hits.empty:
         hits = None
     if not panels and hits is None:

@@ -65,12 +65,16 @@ def _diagnosis_methods(material: Material) -> list[tuple[str, str]]:
 
 
 def _few_shot_method(material: Material) -> tuple[str, str]:
-    return (
-        "Few labelled glomeruli",
-        f"logistic regression (L2, C = {material.config.few_shot.l2:g}, classes weighted equally) on "
-        "features standardised by the training slides and scaled to unit length; the same recipe on colour "
-        "moments and local binary patterns is the floor that features have to beat.",
+    settings = material.config.few_shot
+    floor = "colour moments and local binary patterns"
+    inputs, rest = ("features" if "linear_probe" in settings.methods else floor), ""
+    if len(settings.methods) > 1:
+        rest = f"; the same recipe on {floor} is the floor that features have to beat"
+    text = (
+        f"logistic regression (L2, C = {settings.l2:g}, classes weighted equally) on {inputs} "
+        f"standardised by the training slides and scaled to unit length{rest}."
     )
+    return "Few labelled glomeruli", text
 
 
 def _intervals(material: Material) -> tuple[str, str]:

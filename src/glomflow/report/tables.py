@@ -26,6 +26,7 @@ STATUSES = {
     "no_annotation": "no annotation",
     "blank": "blank",
     "duplicate_file": "duplicate file",
+    "no_crop": "without a crop",
 }
 """Why an image is left out, in words."""
 
@@ -145,7 +146,9 @@ def excluded_patients_table(excluded: pd.DataFrame) -> Table | None:
     """Lists the patients who take no part; None if there are none."""
     if excluded.empty:
         return None
-    rows = [(text(row["patient"]), text(row["reason"])) for row in records(excluded.head(MOST_ROWS))]
+    rows = [
+        (text(row["patient"]), _in_words(text(row["reason"]))) for row in records(excluded.head(MOST_ROWS))
+    ]
     more = len(excluded) - len(rows)
     return Table(
         caption="Patients who take no part, because no image of theirs can be used.",
@@ -154,6 +157,12 @@ def excluded_patients_table(excluded: pd.DataFrame) -> Table | None:
         text_columns=frozenset({0, 1}),
         note=f"And {thousands(more)} more." if more > 0 else "",
     )
+
+
+def _in_words(reason: str) -> str:
+    for status, words in STATUSES.items():
+        reason = reason.replace(status, words)
+    return reason
 
 
 def lesion_table(crops: pd.DataFrame, classes: Sequence[str]) -> Table:
