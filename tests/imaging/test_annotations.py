@@ -207,7 +207,7 @@ def test_masks(tmp_path, mask, names, name):
 
 def test_a_mask_is_scaled_to_the_image(tmp_path):
     path = mask_file(tmp_path, labels(np.uint8, 1))
-    assert boxes(read_outlines(path, image_size=(400, 300))) == [(20, 60, 100, 180)]
+    assert boxes(read_outlines(path, image_size=(400, 200))) == [(20, 40, 100, 120)]
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "1"])
@@ -283,3 +283,17 @@ def test_real_masks(real_data):
         assert 1 <= len(read_outlines(path, image_size=(256, 256))) <= 30
     with pytest.raises(ImageError, match=r"2f6ecfcdf_3red16\.png' is empty"):
         read_outlines(real_data / "hubmap_tiles" / "masks" / "2f6ecfcdf_3red16.png", image_size=(256, 256))
+
+
+@pytest.mark.parametrize(("size", "fits"), [((100, 80), True), ((101, 80), True), ((80, 100), False)])
+def test_a_mask_of_another_shape_is_refused(tmp_path, size, fits):
+    mask = Image.new("L", (50, 40))
+    mask.paste(255, (10, 10, 30, 30))
+    mask.save(tmp_path / "mask.png")
+    if fits:
+        assert len(read_outlines(tmp_path / "mask.png", image_size=size)) == 1
+        return
+    with pytest.raises(
+        ImageError, match="is 50 x 40 px, another shape than the image of 80 x 100 px; export"
+    ):
+        read_outlines(tmp_path / "mask.png", image_size=size)

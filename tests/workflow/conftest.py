@@ -28,9 +28,8 @@ class Project:
 
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs snakemake in the copy and returns what it printed (both streams in ``stdout``)."""
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-        if self.configfiles:
-            command += ["--configfile", *self.configfiles]
+        laid_over = ["--configfile", *self.configfiles] if self.configfiles else []
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", *laid_over, *arguments]
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         done = subprocess.run(
             command,

@@ -168,5 +168,5 @@ def test_strict_run_stops_at_a_bad_image(copy) -> None:
     done = copy.snakemake("--", "results/inventory.parquet", check=False)
     assert done.returncode != 0
     damaged = read_json(copy.folder / "results/phantom/phantom.json")["damaged"]
-    assert any(path in done.stdout for path in damaged)
+    assert any(path in done.stdout for path in damaged), done.stdout
     assert "run.strict" in done.stdout

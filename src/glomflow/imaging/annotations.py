@@ -218,7 +218,15 @@ def _read_mask(path: Path, image_size: tuple[int, int]) -> list[Outline]:
     from scipy.ndimage import find_objects
 
     labels, values = _label_image(_decode_mask(path), path)
-    scale = np.array([image_size[0] / labels.shape[1], image_size[1] / labels.shape[0]])
+    height, width = labels.shape
+    # Halving rounds a pixel away; more than that is the mask of another image.
+    if abs(width * image_size[1] / image_size[0] - height) > 1.5 + 0.01 * height:
+        raise ImageError(
+            "no_annotation",
+            f"annotation '{path}' is {width} x {height} px, another shape than the image of "
+            f"{image_size[0]} x {image_size[1]} px; export the mask of this image, whole",
+        )
+    scale = np.array([image_size[0] / width, image_size[1] / height])
     regions = [(labels[box] == label, box) for label, box in enumerate(find_objects(labels), 1) if box]
     areas = [int(region.sum()) for region, _ in regions]
     return [
