@@ -50,7 +50,7 @@ if PHANTOM:
 
 
 rule cohort:
-    """Check the sheets as a whole and deal the patients into shards."""
+    """Check the sheets as a whole, and the files that they name."""
     input:
         sheets=sheets(),
         manifests=(
@@ -61,11 +61,11 @@ rule cohort:
     output:
         patients=result("cohort/patients.parquet"),
         images=result("cohort/images.parquet"),
-        shards=expand(result("cohort/images/{shard}.parquet"), shard=SHARDS),
     log:
         result("logs/cohort.log"),
     benchmark:
         result("benchmarks/cohort.tsv")
+    priority: 10
     conda:
         "../envs/glomflow.yaml"
     threads: 1
@@ -74,10 +74,33 @@ rule cohort:
         runtime=60,
         gpu=0,
     params:
-        settings=dump(CONFIG.cohort),
-        folder=cohort_folder,
-        n_splits=CONFIG.folds.n_splits,
-        diagnosis=DIAGNOSIS,
+        **cohort_params(),
         code=code("cohort.py"),
     script:
         "../workflow_scripts/cohort.py"
+
+
+rule cohort_shard:
+    """Write the images of a shard's patients; an edited row redoes its own shard alone."""
+    input:
+        sheets=sheets() if PHANTOM else ancient(sheets()),
+        manifest=result("phantom/shards/{shard}.json") if PHANTOM else [],
+    output:
+        result("cohort/images/{shard}.parquet"),
+    log:
+        result("logs/cohort_shard/{shard}.log"),
+    benchmark:
+        result("benchmarks/cohort_shard/{shard}.tsv")
+    conda:
+        "../envs/glomflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+        gpu=0,
+    params:
+        **cohort_params(),
+        rows=sheet_rows,
+        code=code("cohort_shard.py"),
+    script:
+        "../workflow_scripts/cohort_shard.py"

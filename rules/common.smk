@@ -4,7 +4,7 @@ from pathlib import Path
 
 from glomflow.code_digest import code_digest
 from glomflow.config_check import load_config
-from glomflow.cohort.fingerprint import require_sheets, shard_fingerprint
+from glomflow.cohort.fingerprint import require_sheets, shard_fingerprint, shard_rows
 from glomflow.environment import expose_library
 from glomflow.errors import CohortError, ConfigError
 from glomflow.evaluation.summary_schemas import TABLES
@@ -66,6 +66,33 @@ def cohort_folder(wildcards):
 def code(script):
     """Digest of the library code that a script reaches: Snakemake sees the script only."""
     return code_digest(BASE / "workflow_scripts" / script, BASE / "src")
+
+
+def sheet_rows(wildcards):
+    """Digest of the rows of the image sheet that belong to a shard."""
+    if PHANTOM:
+        return "phantom"
+    return shard_rows(sheets()[-1:], int(wildcards.shard), CONFIG.run.shards)
+
+
+def cohort_params():
+    """What reading the sheets depends on."""
+    return {
+        "settings": dump(CONFIG.cohort),
+        "folder": cohort_folder,
+        "n_splits": CONFIG.folds.n_splits,
+        "shards": CONFIG.run.shards,
+        "diagnosis": DIAGNOSIS,
+    }
+
+
+def stain_targets(wildcards):
+    """The cohort's targets, where they are not fixed beforehand; then the crops wait for all slides."""
+    return (
+        [result("stain_targets.parquet")]
+        if CONFIG.imaging.stain.target == "cohort_median"
+        else []
+    )
 
 
 def fingerprint(wildcards):

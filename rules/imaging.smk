@@ -111,7 +111,8 @@ rule glomerulus_crops:
         images=result("cohort/images/{shard}.parquet"),
         inventory=result("inventory/{shard}.parquet"),
         profiles=result("stain/{shard}.parquet"),
-        targets=result("stain_targets.parquet"),
+        targets=stain_targets,
+        reference=stain_reference(),
     output:
         crops=result("crops/om/{shard}.npy"),
         index=result("crops/om/{shard}.parquet"),

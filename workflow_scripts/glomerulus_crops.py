@@ -8,16 +8,23 @@ from glomflow.jobs import job
 def crop(inputs, outputs, folder: Path, settings: dict, stain: dict) -> int:
     from glomflow.config import GlomerulusCrops, Stain
     from glomflow.imaging.glomeruli import write_glomeruli_shard
-    from glomflow.imaging.stain_targets import profiles_by_slide
+    from glomflow.imaging.stain_targets import choose_target, profiles_by_slide
     from glomflow.tables import IMAGES, INVENTORY, STAIN_PROFILES, read_table
 
+    images = read_table(inputs.images, IMAGES)
+    profiles = read_table(inputs.profiles, STAIN_PROFILES)
+    targets = (
+        profiles_by_slide(read_table(inputs.targets[0], STAIN_PROFILES))
+        if len(inputs.targets)
+        else choose_target(profiles, images, Stain(**stain), folder)
+    )
     return write_glomeruli_shard(
         outputs.crops,
         outputs.index,
         read_table(inputs.inventory, INVENTORY),
-        read_table(inputs.images, IMAGES),
-        read_table(inputs.profiles, STAIN_PROFILES),
-        profiles_by_slide(read_table(inputs.targets, STAIN_PROFILES)),
+        images,
+        profiles,
+        targets,
         folder,
         GlomerulusCrops(**settings),
         Stain(**stain),

@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from glomflow.cohort.fingerprint import require_sheets, shard_fingerprint
+from glomflow.cohort.fingerprint import require_sheets, shard_fingerprint, shard_rows
+from glomflow.cohort.sheets import shard_of
 from glomflow.errors import CohortError
 from glomflow.tables import IMAGES, write_table
 
@@ -59,3 +60,48 @@ def test_a_missing_sheet_gets_the_nearest_name(tmp_path: Path) -> None:
     ]
     (tmp_path / "patients.csv").touch()
     require_sheets(tmp_path, ["patients.csv"])
+
+
+def _sheet(tmp_path: Path, *rows: str, name: str = "images.csv") -> Path:
+    path = tmp_path / name
+    path.write_text("\n".join(["patient,modality,path", *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def _digests(path: Path) -> list[str]:
+    return [shard_rows([path], shard, 3) for shard in range(3)]
+
+
+def test_an_added_patient_changes_its_shard_alone(tmp_path: Path) -> None:
+    before = _digests(_sheet(tmp_path, "a,OM,a.tif", "b,OM,b.tif"))
+    after = _digests(_sheet(tmp_path, "c,OM,c.tif", "a,OM,a.tif", "b,OM,b.tif"))
+    changed = [shard for shard in range(3) if before[shard] != after[shard]]
+    assert changed == [shard_of("c", 3)]
+
+
+def test_blanks_around_cells_change_nothing(tmp_path: Path) -> None:
+    assert _digests(_sheet(tmp_path, "a,OM,a.tif")) == _digests(_sheet(tmp_path, " a ,OM, a.tif"))
+
+
+def test_another_header_changes_every_shard(tmp_path: Path) -> None:
+    before = _digests(_sheet(tmp_path, "a,OM,a.tif"))
+    path = tmp_path / "images.csv"
+    path.write_text("patient,modality,path,stain\na,OM,a.tif,PAS\n", encoding="utf-8")
+    assert not set(before) & set(_digests(path))
+
+
+def test_crops_belong_to_the_slide_where_no_patient_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("image,label,slide\na.png,x,s1\n", encoding="utf-8")
+    before = _digests(path)
+    path.write_text("image,label,slide\na.png,y,s1\n", encoding="utf-8")
+    changed = [shard for shard in range(3) if before[shard] != _digests(path)[shard]]
+    assert changed == [shard_of("s1", 3)]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b""])
+def test_a_broken_sheet_has_a_digest_too(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "images.csv"
+    path.write_bytes(content)
+    assert len(shard_rows([path], 0, 3)) == 64
+    assert shard_rows([tmp_path / "none.csv"], 0, 3) != shard_rows([path], 0, 3)

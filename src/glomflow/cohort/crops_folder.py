@@ -17,7 +17,7 @@ OPTIONAL_COLUMNS = ("patient", "mask", "stain")
 
 
 def read_crops_folder(
-    folder: Path, labels_csv: str, *, classes: list[str], shards: int
+    folder: Path, labels_csv: str, *, classes: list[str], shards: int, check_files: bool = True
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Reads and checks a folder of crops.
 
@@ -27,6 +27,7 @@ def read_crops_folder(
             crop. ``patient`` defaults to the slide, ``mask`` is an outline or label mask of the crop.
         classes: The lesion classes; each needs at least one crop.
         shards: Number of shards.
+        check_files: Whether to look at the files that the sheet names, too.
 
     Returns:
         The tables PATIENTS (in order of first mention, without labels or stages) and IMAGES (modality
@@ -40,7 +41,7 @@ def read_crops_folder(
     frame = sheet.frame
     frame["patient"] = frame["patient"].where(frame["patient"] != "", frame["slide"])
     _check_labels(sheet, classes)
-    check_image_files(sheet, "image", CohortFolder(folder), mask="mask")
+    check_image_files(sheet, "image", CohortFolder(folder) if check_files else None, mask="mask")
     if sheet.problems:
         raise CohortError(sheet.sorted_problems())
     return _patients_table(frame, shards), _images_table(frame, shards)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import functools
+import hashlib
+import io
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from glomflow.cohort.sheets import shard_of
 from glomflow.errors import CohortError, Problem
-from glomflow.files import sha256_json
+from glomflow.files import sha256_file, sha256_json
 from glomflow.suggest import did_you_mean
 
 
@@ -56,6 +62,47 @@ def require_sheets(folder: str | os.PathLike[str], names: Sequence[str]) -> None
             problems.append(Problem(name, None, None, None, f"the sheet is not in {root.absolute()}{hint}"))
     if problems:
         raise CohortError(problems)
+
+
+def shard_rows(sheets: Sequence[str | os.PathLike[str]], shard: int, shards: int) -> str:
+    """Digests the rows of the sheets that belong to a shard, so that an edit redoes that shard alone.
+
+    Args:
+        sheets: The cohort's sheets.
+        shard: The shard.
+        shards: Number of shards.
+
+    Returns:
+        64 hexadecimal digits; of a sheet that cannot be split into rows, the whole content counts.
+    """
+    stamps = tuple((str(path), *_stamp(Path(path))) for path in sheets)
+    return _rows_by_shard(stamps, shards).get(shard, "no rows")
+
+
+@functools.lru_cache(maxsize=4)
+def _rows_by_shard(stamps: tuple[tuple[str, int, int], ...], shards: int) -> dict[int, str]:
+    digests = [hashlib.sha256() for _ in range(shards)]
+    for path, *_ in stamps:
+        for shard, text in _sheet_rows(Path(path), shards):
+            for digest in digests if shard is None else (digests[shard],):
+                digest.update(text.encode())
+    return {number: digest.hexdigest() for number, digest in enumerate(digests)}
+
+
+def _sheet_rows(path: Path, shards: int) -> Iterator[tuple[int | None, str]]:
+    """Yields rows as text with their shard; None is text that concerns every shard."""
+    try:
+        rows = list(csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"))))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        yield None, sha256_file(path) if path.is_file() else "absent"
+        return
+    header = [name.strip() for name in rows[0]] if rows else []
+    yield None, json.dumps([path.name, header])
+    named = [header.index(name) for name in ("patient", "slide") if name in header]
+    for row in rows[1:]:
+        cells = [row[place].strip() for place in named if place < len(row)]
+        patient = next((cell for cell in cells if cell), "")
+        yield shard_of(patient, shards), json.dumps([cell.strip() for cell in row])
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -59,6 +59,7 @@ def read_cohort(
     n_splits: int,
     shards: int,
     check_classes: bool = True,
+    check_files: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Reads and checks the cohort's sheets.
 
@@ -76,6 +77,7 @@ def read_cohort(
         shards: Number of shards.
         check_classes: Whether labels are needed, have to be among ``classes``, and have to suffice for
             the folds. Without it (glomerulus track) a label may be anything or empty.
+        check_files: Whether to look at the files that the sheets name, too.
 
     Returns:
         The tables PATIENTS and IMAGES, in sheet order. Empty optional cells are missing values.
@@ -92,7 +94,7 @@ def read_cohort(
         _check_class_sizes(patients, classes, n_splits)
     _check_images(images)
     _check_belonging(patients, images)
-    check_image_files(images, "path", CohortFolder(folder))
+    check_image_files(images, "path", CohortFolder(folder) if check_files else None)
     problems = [*patients.sorted_problems(), *images.sorted_problems()]
     if problems:
         raise CohortError(problems)
@@ -121,7 +123,9 @@ def shards_of(patients: pd.Series, shards: int) -> pd.Series:
     return patients.map({patient: shard_of(patient, shards) for patient in patients.unique()})
 
 
-def check_image_files(sheet: Sheet, column: str, folder: CohortFolder, mask: str = "annotation") -> None:
+def check_image_files(
+    sheet: Sheet, column: str, folder: CohortFolder | None, mask: str = "annotation"
+) -> None:
     """Checks what sheets of images and of crops have in common: files, identifiers and slides.
 
     Adds ``id``, the images' identifiers, to the sheet's frame and fills the empty cells of ``slide`` with it.
@@ -129,13 +133,14 @@ def check_image_files(sheet: Sheet, column: str, folder: CohortFolder, mask: str
     Args:
         sheet: The sheet, with columns ``patient``, ``slide``, ``column`` and ``mask``.
         column: Column of image files.
-        folder: The cohort folder.
+        folder: The cohort folder; None leaves the files alone.
         mask: Column of annotation files.
     """
-    sizes = check_paths(sheet, column, folder)
+    sizes = None if folder is None else check_paths(sheet, column, folder)
     first = check_listed_once(sheet, column)
-    check_paths(sheet, mask, folder)
-    check_not_shared(sheet, column, sizes, first, folder)
+    if folder is not None and sizes is not None:
+        check_paths(sheet, mask, folder)
+        check_not_shared(sheet, column, sizes, first, folder)
     frame = sheet.frame
     frame["id"] = frame[column].map({path: image_id(path) for path in frame[column].unique()}).astype("str")
     _check_ids(sheet, column, first)

@@ -1,0 +1,48 @@
+"""The cohort's tables, whichever way it comes."""
+
+from pathlib import Path
+
+import pytest
+
+from glomflow.cohort.sheets import shard_of
+from glomflow.cohort.source import read_source
+from glomflow.config import Cohort
+from glomflow.errors import CohortError
+
+SHEETS = Cohort(source="sheets", folder="here", classes=["MN", "LN"])
+CROPS = Cohort(source="crops", folder="here", classes=["a", "b"])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "patients.csv").write_text("patient,label,site\np,MN,x\nq,LN,x\n", encoding="utf-8")
+    (tmp_path / "images.csv").write_text(
+        "patient,modality,path\np,TEM,p.tif\nq,TEM,q.tif\n", encoding="utf-8"
+    )
+    (tmp_path / "labels.csv").write_text("image,label,slide\n1.png,a,s\n2.png,b,s\n", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("cohort", [SHEETS, CROPS])
+def test_files_are_looked_at_unless_told_not_to(folder: Path, cohort: Cohort) -> None:
+    settings = {"n_splits": 1, "shards": 2, "diagnosis": True}
+    patients, images = read_source(cohort, folder, check_files=False, **settings)
+    assert len(images) == 2
+    assert set(images["patient"]) == set(patients["patient"])
+    assert images["image"].notna().all()
+    with pytest.raises(CohortError, match="2 problems"):
+        read_source(cohort, folder, **settings)
+
+
+def test_with_another_problem_the_files_are_listed_too(folder: Path) -> None:
+    sheet = folder / "images.csv"
+    sheet.write_text(sheet.read_text(encoding="utf-8").replace("q,TEM", "q,EM"), encoding="utf-8")
+    with pytest.raises(CohortError, match="3 problems") as error:
+        read_source(SHEETS, folder, n_splits=1, shards=2, diagnosis=True, check_files=False)
+    assert "p.tif" in str(error.value)
+    assert "'EM'" in str(error.value)
+
+
+def test_shards_are_stable():
+    assert [shard_of(patient, 4) for patient in ("P1", "P2", "P3", "Ä")] == [0, 0, 1, 1]
+    assert {shard_of(f"P{number}", 3) for number in range(50)} == {0, 1, 2}

@@ -1,0 +1,30 @@
+"""Writes the images of one shard's patients; the files are the cohort rule's to check."""
+
+from pathlib import Path
+
+from glomflow.jobs import job
+
+
+def read(params):
+    from glomflow.cohort.source import read_source
+    from glomflow.config import Cohort
+
+    _, images = read_source(
+        Cohort(**params.settings),
+        Path(params.folder),
+        n_splits=params.n_splits,
+        shards=params.shards,
+        diagnosis=params.diagnosis,
+        check_files=False,
+    )
+    return images
+
+
+if __name__ == "__main__":
+    with job(snakemake.log[0], snakemake.threads):
+        from glomflow.tables import IMAGES, write_table
+
+        images = read(snakemake.params)
+        own = images[images["shard"] == int(snakemake.wildcards.shard)].reset_index(drop=True)
+        write_table(snakemake.output[0], own, IMAGES)
+        print(f"{own['patient'].nunique()} patients, {len(own)} images")
