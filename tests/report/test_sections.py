@@ -35,7 +35,7 @@ def plain(text: str) -> str:
     ],
 )
 def test_verdict(difference, p, expected):
-    assert verdict({"difference": difference, "p_value": p}, 0.05) == expected
+    assert verdict({"difference": difference, "p_holm": p}, 0.05) == expected
 
 
 def test_every_figure_has_words_a_maker_and_a_caption_for_snakemake(repo):

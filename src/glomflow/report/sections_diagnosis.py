@@ -120,7 +120,8 @@ def _comparison_sentences(
     points = points_interval(*ends(row, "difference"))
     return [
         f"{what}, {material.model_label(best)}, reached {percent(value)}: a difference of {points}, "
-        f"{p_text(row['p_value'])}. {verdict(row, 1 - material.config.evaluation.confidence)}"
+        f"{p_text(row['p_holm'])} after adjustment for all comparisons. "
+        + verdict(row, 1 - material.config.evaluation.confidence)
     ]
 
 
@@ -128,11 +129,11 @@ def verdict(row: Record, alpha: float, units: str = "patients") -> str:
     """Says what a paired comparison allows to say.
 
     Args:
-        row: A row of the comparisons: difference and p_value.
+        row: A row of the comparisons: difference and p_holm, the adjusted P value.
         alpha: Level of significance.
         units: What was sampled: patients or slides.
     """
-    if not row["p_value"] < alpha:
+    if not row["p_holm"] < alpha:
         return f"These {units} do not tell the two apart."
     if row["difference"] > 0:
         return f"The advantage is larger than the choice of {units} explains."

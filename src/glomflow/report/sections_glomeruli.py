@@ -102,7 +102,8 @@ def _comparison_sentences(material: Material, method: str, shots: int) -> list[s
         subject = _means(material, row["other"])
         sentences.append(
             f"{subject[0].upper()}{subject[1:]} reached {percent(other['mean'])}: "
-            f"a difference of {points_interval(*ends(row, 'difference'))}, {p_text(row['p_value'])}. {said}"
+            f"a difference of {points_interval(*ends(row, 'difference'))}, "
+            f"{p_text(row['p_holm'])} after adjustment. {said}"
         )
     return sentences
 
