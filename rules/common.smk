@@ -232,14 +232,8 @@ def picture_inputs():
 
 def report_inputs():
     """What the report is written from, by track."""
-    files = {
-        "patients": f"{R}/cohort/patients.parquet",
-        "inventory": f"{R}/inventory.parquet",
-        "stain_profiles": expand(f"{R}/stain/{{shard}}.parquet", shard=SHARDS),
-    }
-    for modality in STORES:
-        files[f"{modality}_crops"] = store(modality, "npy")
-        files[f"{modality}_index"] = store(modality, "parquet")
+    files = picture_inputs()
+    files["stain_profiles"] = expand(f"{R}/stain/{{shard}}.parquet", shard=SHARDS)
     shown = [f"{R}/figures/{name}.png" for name in PICTURES]
     if PHANTOM:
         files["phantom"] = f"{R}/phantom/phantom.json"

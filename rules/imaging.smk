@@ -79,11 +79,10 @@ rule stain_profiles:
 
 
 rule stain_targets:
-    """Choose the profile that slides of each stain are matched to."""
+    """Take the median profile of each stain over the cohort (target: cohort_median)."""
     input:
         images=result("cohort/images.parquet"),
         profiles=expand(result("stain/{shard}.parquet"), shard=SHARDS),
-        reference=stain_reference(),
     output:
         result("stain_targets.parquet"),
     log:
