@@ -81,6 +81,9 @@ class Phantom(Section):
     tem_images: tuple[Count, Count] = Field((3, 12), description="Fewest and most TEM images of a patient.")
     missing_modality: int = Field(3, ge=0, description="Patients who lack one modality.")
     damaged_files: int = Field(3, ge=0, description="Image files that are damaged on purpose.")
+    bare_fields: int = Field(
+        0, ge=0, description="OM fields without outlines, for the finder; theirs lie in `truth/OM`."
+    )
     seed: int = Field(7, ge=0, description="Seed of the cohort, apart from the seed of the analysis.")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from collections import Counter
 
 import numpy as np
@@ -211,6 +213,11 @@ def test_same_settings_same_plan() -> None:
             "write 6 or less",
         ),
         (
+            {"patients": 6, "bare_fields": 7},
+            "phantom.bare_fields: 7 fields cannot be without outlines where phantom.patients is 6; "
+            "write 6 or less",
+        ),
+        (
             {"patients": 6, "missing_modality": 2, "damaged_files": 5},
             "phantom.damaged_files: 5 files cannot be damaged, only 4 (one per patient who lacks no "
             "modality); lower it or raise phantom.patients",
@@ -233,3 +240,13 @@ def test_captions_tell_the_lesion_and_not_the_site(lesion: str) -> None:
         assert caption.endswith(".")
         assert not any(site.name in caption for site in SITES)
         assert not any(label in caption for label in CLASSES)
+
+
+def test_bare_fields_change_nothing_but_where_their_outlines_lie() -> None:
+    all_outlined = plan_phantom(Phantom(patients=9, seed=5))
+    some_bare = plan_phantom(Phantom(patients=9, seed=5, bare_fields=4))
+    assert sum(not patient.outlined for patient in some_bare.patients) == 4
+    for known, other in zip(all_outlined.patients, some_bare.patients, strict=True):
+        assert known == replace(other, outlined=True)
+        if other.om_path and not other.outlined:
+            assert other.annotation_path == f"truth/OM/{other.patient}.geojson"

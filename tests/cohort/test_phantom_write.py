@@ -191,3 +191,14 @@ def test_unknown_patient(plan: PhantomPlan, tmp_path: Path) -> None:
         "the phantom cohort has no patient X9; it has P001 to P006 (phantom.patients: 6)"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_sheet_does_not_name_the_outlines_of_bare_fields(tmp_path: Path) -> None:
+    plan = plan_phantom(SETTINGS.model_copy(update={"bare_fields": 6}))
+    patient = next(p for p in plan.patients if p.om_path)
+    write_phantom_sheets(plan, tmp_path)
+    write_phantom_images(plan, tmp_path, [patient.patient])
+    fields = [row for row in rows(tmp_path / "images.csv") if row["modality"] == "OM"]
+    assert fields
+    assert {row["annotation"] for row in fields} == {""}
+    assert (tmp_path / f"truth/OM/{patient.patient}.geojson").is_file()

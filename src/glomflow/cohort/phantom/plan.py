@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,7 +28,7 @@ DAMAGES = ("truncated", "empty", "text")
 
 _MISSING_ORDER = ("TEM", "IM", "OM")
 _DAMAGED_ORDER = ("TEM", "IM")
-_FACTORS, _CONTENTS, _ACCIDENTS = 1, 2, 3
+_FACTORS, _CONTENTS, _ACCIDENTS, _OUTLINES = 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class PatientPlan:
         missing: Modalities that the patient lacks.
         glomeruli: Glomeruli of the OM field.
         micrographs: TEM images.
+        outlined: Whether the sheet names the outlines of the OM field.
     """
 
     patient: str
@@ -82,6 +83,7 @@ class PatientPlan:
     missing: tuple[str, ...]
     glomeruli: tuple[GlomerulusPlan, ...]
     micrographs: tuple[MicrographPlan, ...]
+    outlined: bool = True
 
     @property
     def om_path(self) -> str | None:
@@ -90,8 +92,12 @@ class PatientPlan:
 
     @property
     def annotation_path(self) -> str | None:
-        """Path of the outlines of the OM field, None if the patient lacks it."""
-        return None if "OM" in self.missing else f"OM/{self.patient}.geojson"
+        """Path of the outlines of the OM field, None if the patient lacks it.
+
+        Outlines that the sheet does not name lie with the truth.
+        """
+        folder = "OM" if self.outlined else "truth/OM"
+        return None if "OM" in self.missing else f"{folder}/{self.patient}.geojson"
 
     @property
     def im_path(self) -> str | None:
@@ -145,9 +151,13 @@ def plan_phantom(settings: Phantom) -> PhantomPlan:
     accidents = np.random.default_rng([settings.seed, _ACCIDENTS])
     missing = _deal_missing(settings, accidents)
     digits = max(3, len(str(settings.patients)))
+    bare = _deal_bare_fields(settings)
     patients = tuple(
-        _plan_patient(
-            settings, number, f"P{number + 1:0{digits}d}", *factors[number], missing.get(number, ())
+        replace(
+            _plan_patient(
+                settings, number, f"P{number + 1:0{digits}d}", *factors[number], missing.get(number, ())
+            ),
+            outlined=number not in bare,
         )
         for number in range(settings.patients)
     )
@@ -164,6 +174,11 @@ def _check(settings: Phantom) -> None:
     if settings.missing_modality > settings.patients:
         raise ConfigError(
             f"phantom.missing_modality: {settings.missing_modality} patients cannot lack a modality where "
+            f"phantom.patients is {settings.patients}; write {settings.patients} or less"
+        )
+    if settings.bare_fields > settings.patients:
+        raise ConfigError(
+            f"phantom.bare_fields: {settings.bare_fields} fields cannot be without outlines where "
             f"phantom.patients is {settings.patients}; write {settings.patients} or less"
         )
 
@@ -195,6 +210,12 @@ def _deal_factors(settings: Phantom) -> list[tuple[str, str, str | None, dict[st
 def _deal_missing(settings: Phantom, rng: np.random.Generator) -> dict[int, tuple[str, ...]]:
     unlucky = rng.permutation(settings.patients)[: settings.missing_modality]
     return {int(number): (_MISSING_ORDER[k % 3],) for k, number in enumerate(unlucky)}
+
+
+def _deal_bare_fields(settings: Phantom) -> set[int]:
+    """Chooses the patients whose OM field comes without outlines."""
+    rng = np.random.default_rng([settings.seed, _OUTLINES])
+    return {int(number) for number in rng.permutation(settings.patients)[: settings.bare_fields]}
 
 
 def _plan_patient(

@@ -112,7 +112,7 @@ def _image_rows(patient: PatientPlan) -> list[dict[str, str]]:
                 "path": patient.om_path,
                 "slide": f"{patient.patient}-PAS",
                 "stain": "PAS",
-                "annotation": patient.annotation_path,
+                "annotation": patient.annotation_path if patient.outlined else "",
             }
         )
     if patient.im_path:
