@@ -23,7 +23,15 @@ rule all:
 
 include: "rules/cohort.smk"
 include: "rules/imaging.smk"
+
+
+if FINDER.enabled:
+
+    include: "rules/finder.smk"
+
+
 include: "rules/folds.smk"
+include: "rules/fold_colours.smk"
 include: "rules/features.smk"
 include: "rules/diagnosis.smk"
 include: "rules/evaluation.smk"

@@ -28,6 +28,8 @@ PHANTOM = CONFIG.cohort.source == "phantom"
 CACHED = CONFIG.encoder.trainable == "none"
 FOLDER = f"{R}/phantom" if PHANTOM else CONFIG.cohort.folder
 STORES = ["om", "im", "tem"] if DIAGNOSIS else ["om"]
+FITTED = ["om"] if CONFIG.imaging.stain.fitted_per_fold else []
+FITTED += ["im"] if CONFIG.imaging.im.fitted_per_fold else []
 RUNS = [(model, fold, seed) for model in MODELS for fold in FOLDS for seed in SEEDS]
 PICTURES = ["worst_focus", "stain_panels"]
 PICTURES += ["crops_om", "crops_im", "crops_tem"] if DIAGNOSIS else []
@@ -42,14 +44,18 @@ CURVES = [
 CURVES += ["ablation"] if len(MODELS) > 1 else []
 INSTANCES = any("TEM" in model.modalities for model in CONFIG.diagnosis.models.values())
 FEW_SHOT_TABLES = ("metrics", "per_run", "comparisons", "confusion")
+FINDER = CONFIG.imaging.finder
+FINDERS = [*map(str, range(FINDER.n_splits)), "all"] if FINDER.model == "train" else []
+FINDER_TABLES = ("metrics", "fields", "counts", "curve", "outlines")
 
 
 wildcard_constraints:
     shard=r"\d{4}",
-    modality="om|im|tem",
+    modality=r"(om|im|tem)(_fold\d+)?",
     model="|".join(MODELS),
     fold=r"\d+",
     seed=r"\d+",
+    finder=r"\d+|all",
 
 
 def result(path):
@@ -122,11 +128,13 @@ def model_inputs(wildcards):
     ]
     files = {}
     for modality in modalities:
-        files[f"{modality}_index"] = store(modality, "parquet")
-        files[f"{modality}_crops"] = store(modality, "npy")
+        # Colours that are fitted on training patients make the crops of each fold its own.
+        name = f"{modality}_fold{wildcards.fold}" if modality in FITTED else modality
+        files[f"{modality}_index"] = store(name, "parquet")
+        files[f"{modality}_crops"] = store(name, "npy")
         if CACHED:
             files[f"{modality}_features"] = expand(
-                f"{R}/features/{modality}/{{shard}}.npy", shard=SHARDS
+                f"{R}/features/{name}/{{shard}}.npy", shard=SHARDS
             )
     return files
 
@@ -151,13 +159,15 @@ def sheets():
 
 
 def stain_reference():
-    """The image that colours are matched to, if there is one; the phantom's are no declared outputs."""
+    """The images that colours are matched to, if any; the phantom's are no declared outputs."""
     stain = CONFIG.imaging.stain
     if PHANTOM or stain.method == "none" or stain.target != "reference":
         return []
-    path = Path(FOLDER) / stain.reference
     advice = "write its path relative to the cohort folder"
-    return [existing("imaging.stain.reference", path, advice)]
+    return [
+        existing("imaging.stain.reference", Path(FOLDER) / name, advice)
+        for name in stain.reference_images
+    ]
 
 
 def encoder_weights():
@@ -166,6 +176,45 @@ def encoder_weights():
     if source != "file":
         return []
     return [existing("encoder.weights", Path(path), "correct the path after 'file:'")]
+
+
+def finder_encoder_weights():
+    """The file that the finder's encoder starts from, if the configuration names one."""
+    source, _, path = FINDER.encoder.weights.partition(":")
+    if source != "file":
+        return []
+    advice = "correct the path after 'file:'"
+    return [existing("imaging.finder.encoder.weights", Path(path), advice)]
+
+
+def finder_model():
+    """The file of a finder that is brought along, if the configuration names one."""
+    source, _, path = FINDER.model.partition(":")
+    if source != "file":
+        return []
+    return [
+        existing("imaging.finder.model", Path(path), "correct the path after 'file:'")
+    ]
+
+
+def finder_files(suffix):
+    """The trained finders: one per fold and one of all annotated fields."""
+    return expand(f"{R}/finder/models/{{finder}}.{suffix}", finder=FINDERS)
+
+
+def finder_settings(*keys):
+    """What a job needs of the finder's section, and no more."""
+    return FINDER.model_dump(mode="json", include=set(keys))
+
+
+def finder_fingerprint(wildcards):
+    """Sizes and times of the fields that a finder learns from."""
+    return shard_fingerprint(f"{R}/finder/training/{wildcards.finder}.parquet", FOLDER)
+
+
+def found_glomeruli(table):
+    """What the finder found in a shard, where it is enabled."""
+    return [result(f"finder/{table}/{{shard}}.parquet")] if FINDER.enabled else []
 
 
 def existing(key, path, advice):

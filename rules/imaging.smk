@@ -20,7 +20,9 @@ rule ingest:
         files=fingerprint,
         folder=FOLDER,
         settings=dump(CONFIG.imaging.ingest),
+        quality=dump(CONFIG.imaging.quality),
         allow_anisotropic=CONFIG.cohort.allow_anisotropic,
+        finder=FINDER.enabled,
         strict=CONFIG.run.strict,
         code=code("ingest.py"),
     script:
@@ -112,6 +114,8 @@ rule glomerulus_crops:
         profiles=result("stain/{shard}.parquet"),
         targets=stain_targets,
         reference=stain_reference(),
+        found=found_glomeruli("found"),
+        searched=found_glomeruli("searched"),
     output:
         crops=result("crops/om/{shard}.npy"),
         index=result("crops/om/{shard}.parquet"),

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from glomflow.cli import main
+from glomflow.imaging.annotations import read_outlines
 
 
 def picture(path, seed: int) -> None:
@@ -35,3 +36,33 @@ def test_a_command_is_needed(capsys) -> None:
     with pytest.raises(SystemExit):
         main([])
     assert "import-published" in capsys.readouterr().err
+
+
+def test_formats(capsys) -> None:
+    assert main(["formats"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == [
+        "format",
+        "suffixes",
+        "reader",
+        "library",
+        "extra",
+        "installed",
+        "features",
+    ]
+    assert len(lines) == 11
+    assert any(line.startswith("Zeiss CZI") and " .czi " in line for line in lines)
+
+
+def test_annotations(tmp_path, capsys) -> None:
+    mask = np.zeros((40, 60), np.uint8)
+    mask[5:15, 10:30] = 1
+    mask[20:35, 40:55] = 2
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    Image.fromarray(np.full((40, 60, 3), 200, np.uint8)).save(tmp_path / "field.png")
+    out = tmp_path / "field.geojson"
+    words = ["annotations", str(tmp_path / "mask.png"), "--image", str(tmp_path / "field.png")]
+    assert main([*words, "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"wrote 2 outlines to {out}\n"
+    boxes = [outline.box for outline in read_outlines(out, image_size=(60, 40))]
+    assert boxes == [(10, 5, 30, 15), (40, 20, 55, 35)]

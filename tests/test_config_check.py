@@ -261,6 +261,13 @@ def test_a_file_that_names_no_models_keeps_the_default_ones(laid_over):
     assert list(models) == ["a", "b"]
 
 
+def test_stain_augmentation_needs_a_trainable_encoder():
+    raw = {"diagnosis": {"training": {"stain_augmentation": 0.5}}}
+    with pytest.raises(ConfigError, match="stain_augmentation: the frozen encoder's features are cached, so"):
+        load_config(raw)
+    assert load_config({**raw, "encoder": {"trainable": "last"}}).diagnosis.training.stain_augmentation == 0.5
+
+
 def test_the_published_split_needs_another_selection():
     message = (
         "config: diagnosis.training.selection: validation_loss needs validation patients, which the "

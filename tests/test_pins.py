@@ -18,8 +18,12 @@ def _lock(repo: Path) -> dict[str, str]:
 def test_every_requirement_is_locked_to_an_allowed_version(repo: Path) -> None:
     project = tomllib.loads((repo / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     locked = _lock(repo)
-    for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+    extras = [text for texts in project["optional-dependencies"].values() for text in texts]
+    for text in [*project["dependencies"], *extras]:
         requirement = Requirement(text)
+        if requirement.name == project["name"]:
+            assert requirement.extras <= set(project["optional-dependencies"])
+            continue
         version = locked[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"{text} is locked to {version}"
 

@@ -7,17 +7,27 @@ from glomflow.jobs import job
 
 def crop(inputs, outputs, folder: Path, settings: dict, stain: dict) -> int:
     from glomflow.config import GlomerulusCrops, Stain
+    from glomflow.imaging.found import found_outlines
     from glomflow.imaging.glomeruli import write_glomeruli_shard
     from glomflow.imaging.stain_targets import choose_target, profiles_by_slide
-    from glomflow.tables import IMAGES, INVENTORY, STAIN_PROFILES, read_table
+    from glomflow.tables import FOUND, IMAGES, INVENTORY, SEARCHED, STAIN_PROFILES, read_table
 
     images = read_table(inputs.images, IMAGES)
     profiles = read_table(inputs.profiles, STAIN_PROFILES)
+    colours = Stain(**stain)
+    if colours.fitted_per_fold:
+        # Stored as they are: each fold recolours them to its own targets.
+        colours = colours.model_copy(update={"method": "none"})
+        profiles = profiles.assign(method="none")
     targets = (
         profiles_by_slide(read_table(inputs.targets[0], STAIN_PROFILES))
         if len(inputs.targets)
-        else choose_target(profiles, images, Stain(**stain), folder)
+        else choose_target(profiles, images, colours, folder)
     )
+    found = None
+    if len(inputs.found):
+        searched = read_table(inputs.searched[0], SEARCHED)["image"]
+        found = found_outlines(read_table(inputs.found[0], FOUND), searched)
     return write_glomeruli_shard(
         outputs.crops,
         outputs.index,
@@ -27,7 +37,8 @@ def crop(inputs, outputs, folder: Path, settings: dict, stain: dict) -> int:
         targets,
         folder,
         GlomerulusCrops(**settings),
-        Stain(**stain),
+        colours,
+        found,
     )
 
 

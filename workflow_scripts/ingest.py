@@ -5,8 +5,18 @@ from pathlib import Path
 from glomflow.jobs import job
 
 
-def ingest(images: Path, folder: Path, settings: dict, allow_anisotropic: bool, thumbnails: Path, shard: int):
+def ingest(
+    images: Path,
+    folder: Path,
+    settings: dict,
+    quality: dict,
+    allow_anisotropic: bool,
+    finder: bool,
+    thumbnails: Path,
+    shard: int,
+):
     from glomflow.config import Ingest
+    from glomflow.config_quality import Quality
     from glomflow.imaging.inventory import ingest_shard
     from glomflow.tables import IMAGES, read_table
 
@@ -17,6 +27,8 @@ def ingest(images: Path, folder: Path, settings: dict, allow_anisotropic: bool, 
         allow_anisotropic=allow_anisotropic,
         thumbnails=thumbnails,
         shard=shard,
+        quality=Quality(**quality),
+        finder=finder,
     )
 
 
@@ -29,7 +41,9 @@ if __name__ == "__main__":
             Path(snakemake.input.images),
             Path(snakemake.params.folder),
             snakemake.params.settings,
+            snakemake.params.quality,
             snakemake.params.allow_anisotropic,
+            snakemake.params.finder,
             Path(snakemake.output.thumbnails),
             int(snakemake.wildcards.shard),
         )

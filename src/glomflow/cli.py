@@ -23,6 +23,13 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("folder", type=Path, help="folder of patients.csv and images.csv")
     check.add_argument("--classes", nargs="+", default=["IgAN", "MN", "LN"], help="allowed labels")
     check.add_argument("--folds", type=int, default=5, help="outer folds that the classes have to fill")
+    annotations = commands.add_parser(
+        "annotations", help="turn annotations of any format into GeoJSON for QuPath"
+    )
+    annotations.add_argument("source", type=Path, help="annotation file")
+    annotations.add_argument("--image", type=Path, required=True, help="the image that was annotated")
+    annotations.add_argument("--out", type=Path, required=True, help="GeoJSON file to write")
+    commands.add_parser("formats", help="list the image formats that can be read, and what each one needs")
     return parser
 
 
@@ -33,6 +40,16 @@ def _run(arguments: argparse.Namespace) -> None:
         out = arguments.out or arguments.source
         import_published(arguments.source, out)
         print(f"wrote {out / 'patients.csv'} and {out / 'images.csv'}")
+        return
+    if arguments.command == "annotations":
+        from glomflow.imaging.annotations import convert_annotations
+
+        print(convert_annotations(arguments.source, arguments.image, arguments.out))
+        return
+    if arguments.command == "formats":
+        from glomflow.imaging.readers.formats import format_table
+
+        print(format_table())
         return
     from glomflow.cohort.sheets import read_cohort
 

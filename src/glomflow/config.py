@@ -177,6 +177,11 @@ class Training(Section):
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(5e-5, description="Adam's weight decay.")
     amsgrad: bool = Field(True, description="Adam with amsgrad (published).")
     flips: bool = Field(True, description="Random flips of training images; needs a trainable encoder.")
+    stain_augmentation: Annotated[float, Field(ge=0.0, le=3.0)] = Field(
+        0.0,
+        description="Random changes of stain of OM training crops; 1 spans about what slides of one "
+        "laboratory differ by. Needs a trainable encoder.",
+    )
     selection: Literal["validation_loss", "last"] = Field(
         "validation_loss", description="Which epoch's weights are kept. Test patients are never looked at."
     )
@@ -265,6 +270,16 @@ class Config(Section):
             raise ValueError(
                 "diagnosis.training.selection: validation_loss needs validation patients, which the "
                 "published split (folds.parity: true) does not have; set 'selection: last'"
+            )
+        if "glomeruli" in self.run.tracks and self.imaging.stain.fitted_per_fold:
+            raise ValueError(
+                "imaging.stain.target: training_folds fits colours per diagnosis fold, but the glomeruli "
+                "track draws its own splits; use 'tracks: [diagnosis]' or another target"
+            )
+        if self.diagnosis.training.stain_augmentation > 0.0 and self.encoder.trainable == "none":
+            raise ValueError(
+                "diagnosis.training.stain_augmentation: the frozen encoder's features are cached, so that "
+                "crops cannot be recoloured; set encoder.trainable to last or all, or stain_augmentation to 0"
             )
         if self.cohort.source == "phantom" and sorted(self.cohort.classes) != ["IgAN", "LN", "MN"]:
             raise ValueError(

@@ -27,6 +27,7 @@ IMAGE_STATUSES = (
     "no_annotation",
     "blank",
     "duplicate_file",
+    "poor_quality",
 )
 """What can become of an image; every status but ``ok`` excludes it and comes with a reason."""
 
@@ -66,7 +67,7 @@ IMAGES: Schema = {
     "marker": Column("string", "IM: marker, or markers of the channels in order, joined by ';'"),
     "um_per_px": Column("float64", "pixel size given by the sheet, µm/px"),
     "nm_per_px": Column("float64", "pixel size given by the sheet, nm/px"),
-    "annotation": Column("string", "GeoJSON outlines or label mask, relative to the cohort folder"),
+    "annotation": Column("string", "outlines of the glomeruli, relative to the cohort folder"),
     "kind": Column("string", "'field': crops are cut from it; 'crop': it is one crop already"),
     "lesion": Column("string", "lesion class of an image that is a crop"),
     "row": Column("int64", "row of the sheet (the header is row 1)"),
@@ -92,23 +93,86 @@ INVENTORY: Schema = {
     "pixel_size_from": Column("string", "'sheet', 'tags', 'config', or 'none' for a ready-made crop"),
     "sha256": Column("string", "digest of the file"),
     "bytes": Column("int64", "size of the file"),
-    "focus": Column("float64", "variance of the Laplacian of the thumbnail, higher is sharper"),
+    "focus": Column("float64", "variance of the Laplacian less that of noise, higher is sharper"),
+    "focus_um_per_px": Column("float64", "scale that focus was read at, µm/px (missing: the thumbnail)"),
     "tissue_fraction": Column("float64", "share of the thumbnail that is not background, 0 to 1"),
     "saturated_fraction": Column("float64", "share of samples at the ends of the range, 0 to 1"),
+    "pen_fraction": Column("float64", "OM: share of the image that is inked by a felt pen, 0 to 1"),
+    "fold_fraction": Column("float64", "OM: share of the image in folds and their shadows, 0 to 1"),
+    "signal_to_noise": Column("float64", "IM: signal of the best marker over the noise"),
+    "overexposed_fraction": Column("float64", "IM: share of pixels clipped, of the worst marker, 0 to 1"),
+    "bleached_fraction": Column("float64", "IM: share of the image that was exposed before, 0 to 1"),
+    "drift": Column("float64", "TEM: smear along one direction, 0 to 1"),
+    "contaminated_fraction": Column("float64", "TEM: share of the image that is dirt, 0 to 1"),
+    "blank_fraction": Column("float64", "TEM: share of the image that is bright and empty, 0 to 1"),
+    "quality": Column("string", "'' or flags of poor quality joined by ';', see docs/quality.md"),
     "thumbnail": Column("string", "thumbnail JPEG, relative to the inventory's folder"),
 }
 
 STAIN_PROFILES: Schema = {
     "slide": Column("string", "slide identifier"),
-    "method": Column("string", "macenko, reinhard or none"),
-    "matrix": Column("string", "JSON: 2x3 stain matrix, rows unit optical-density vectors (macenko)"),
-    "concentrations": Column("string", "JSON: 99th percentile concentration of each stain (macenko)"),
+    "method": Column("string", "macenko, vahadane, reinhard or none"),
+    "matrix": Column(
+        "string",
+        "JSON: 2x3 or 3x3 stain matrix, rows unit optical-density vectors (macenko, vahadane); the unit "
+        "matrix where only the white level is matched",
+    ),
+    "concentrations": Column("string", "JSON: 99th percentile concentration of each row of the matrix"),
     "lab_mean": Column("string", "JSON: mean of L*, a*, b* over tissue (reinhard)"),
     "lab_std": Column("string", "JSON: standard deviation of L*, a*, b* over tissue (reinhard)"),
     "background": Column("string", "JSON: white level of R, G, B, 0-255"),
     "tissue_pixels": Column("int64", "tissue pixels that the profile rests on"),
     "flag": Column("string", "'' if usable; else why crops of this slide pass through unchanged"),
 }
+
+FINDER_IMAGES: Schema = {
+    "image": Column("string", "image identifier"),
+    "patient": Column("string", "patient identifier"),
+    "slide": Column("string", "slide identifier"),
+    "path": Column("string", "file, relative to the cohort folder"),
+    "annotation": Column("string", "outlines of its glomeruli, relative to the cohort folder"),
+    "um_per_px": Column("float64", "pixel size, µm/px"),
+    "width": Column("int64", "width at full resolution, px"),
+    "height": Column("int64", "height at full resolution, px"),
+}
+"""OM images with outlines: what the finder learns from and is tested on."""
+
+FINDER_FOLDS: Schema = {
+    "fold": Column("string", "fold of the finder, from '0'; 'all': the finder that is used afterwards"),
+    "image": Column("string", "image identifier"),
+    "split": Column("string", "train, validation or test"),
+}
+
+FINDER_TRAINING: Schema = {**FINDER_IMAGES, "split": Column("string", "train or validation")}
+"""What training a finder gets of a fold: there is no test image in it."""
+
+SEARCHED: Schema = {
+    "image": Column("string", "image identifier"),
+    "patient": Column("string", "patient identifier"),
+    "slide": Column("string", "slide identifier"),
+    "fold": Column("string", "fold of the finder that searched it; 'all': an image without outlines"),
+    "glomeruli": Column("int64", "glomeruli found"),
+    "reason": Column("string", "why it could not be searched; empty if it was"),
+    "geojson": Column("string", "what was found, relative to the folder of the shard"),
+}
+"""One row per OM image that the finder was to search, also where it found nothing."""
+
+FOUND: Schema = {
+    "image": Column("string", "image identifier"),
+    "patient": Column("string", "patient identifier"),
+    "slide": Column("string", "slide identifier"),
+    "fold": Column("string", "fold of the finder that found it; 'all': in an image without outlines"),
+    "glomerulus": Column("string", "identifier, unique in the cohort"),
+    "x": Column("float64", "left edge in the image at full resolution, px"),
+    "y": Column("float64", "top edge in the image at full resolution, px"),
+    "width": Column("float64", "width in the image at full resolution, px"),
+    "height": Column("float64", "height in the image at full resolution, px"),
+    "area_um2": Column("float64", "area, µm²"),
+    "score": Column("float64", "mean probability over its area, 0 to 1"),
+    "at_border": Column("bool", "whether the border of the image cuts it"),
+    "points": Column("string", "JSON: x and y of the outline, full-resolution px"),
+}
+"""One row per glomerulus that the finder found."""
 
 CROPS: Schema = {
     "row": Column("int64", "row of the memory map"),
@@ -125,7 +189,7 @@ CROPS: Schema = {
     "lesion": Column("string", "lesion class from the annotation, if any"),
     "information": Column("float64", "information score, higher first; comparable within a modality"),
     "selected": Column("bool", "whether the diagnosis track uses this crop"),
-    "flag": Column("string", "'' or notes: stain_unchanged, at_border, padded, dark; joined by ';'"),
+    "flag": Column("string", "'' or notes, joined by ';': stain_unchanged, at_border, padded, dark, ..."),
 }
 
 FOLDS: Schema = {
@@ -263,3 +327,13 @@ def read_table(
 def probability_columns(classes: list[str]) -> dict[str, Column]:
     """Returns the ``p_<class>`` columns of a predictions table."""
     return {f"p_{name}": Column("float64", f"probability of {name}, 0 to 1") for name in classes}
+
+
+SITE_LEVELS: Schema = {
+    "site": Column("string", "hospital or laboratory"),
+    "channel": Column("string", "red, green or blue"),
+    "crops": Column("int64", "training crops of the site that show signal in the channel"),
+    "level": Column("float64", "brightness of their signal, drawn towards that of all sites, 0 to 1"),
+    "gain": Column("float64", "factor that brings the level to that of all sites"),
+}
+"""One row per site and channel of immunofluorescence crops; a site without a row is left as it is."""

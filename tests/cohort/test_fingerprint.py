@@ -45,6 +45,18 @@ def test_it_changes_with_size_time_and_presence(shard: Path, name: str) -> None:
     assert len(set(seen)) == 4
 
 
+@pytest.mark.parametrize("part", ["a.tif/.zattrs", "a.tif/0/0.0"])
+def test_it_changes_with_every_file_of_an_image_that_is_a_folder(shard: Path, part: str) -> None:
+    (shard.parent / "a.tif").unlink()
+    (shard.parent / "a.tif" / "0").mkdir(parents=True)
+    for name in ("a.tif/.zattrs", "a.tif/0/0.0"):
+        (shard.parent / name).write_bytes(b"content")
+    before = shard_fingerprint(shard, shard.parent)
+    assert shard_fingerprint(shard, shard.parent) == before
+    os.utime(shard.parent / part, ns=(1, 1))
+    assert shard_fingerprint(shard, shard.parent) != before
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(CohortError, match=r"value '.*/none': there is no folder .*/none; correct the path"):
         require_sheets(tmp_path / "none", ["patients.csv"])

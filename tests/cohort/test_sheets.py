@@ -203,7 +203,7 @@ IMAGE_CASES = {
         "001,OM,x/y.tif,,,,,,,,",
         "there is no such file in the cohort folder; put it there",
     ),
-    "folder": (7, "001,OM,001,,,,,,,,", "this is a folder; name the image file in it"),
+    "folder": (7, "001,OM,001,,,,,,,,", "DICOM slide in it; name the image file in it"),
     "dots": (7, "001,OM,../a.tif,,,,,,,,", "the path leaves the cohort folder (it holds '..'); move or copy"),
     "absolute": (
         7,
@@ -422,7 +422,7 @@ def test_files_are_hashed_once_and_only_where_sizes_and_samples_agree(tmp_path, 
     long[30_000] = 1
     (tmp_path / "003/b.tif").write_bytes(long)
     hashed = []
-    monkeypatch.setattr(disk, "sha256_file", lambda path: hashed.append(os.path.basename(path)) or path)
+    monkeypatch.setattr(disk, "_whole_digest", lambda path: hashed.append(os.path.basename(path)) or path)
     read(tmp_path)
     assert hashed == ["a.tif", "b.tif"]
 

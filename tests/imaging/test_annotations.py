@@ -53,7 +53,7 @@ def boxes(outlines):
     ],
     ids=["collection", "list", "single"],
 )
-@pytest.mark.parametrize("suffix", ["geojson", "json"])
+@pytest.mark.parametrize("suffix", ["geojson", "json", "txt"])
 def test_geojson_in_its_three_forms(tmp_path, document, suffix):
     outlines = read_outlines(write(tmp_path, document, f"a.{suffix}"), image_size=SIZE)
     assert boxes(outlines) == [(10, 20, 50, 60)]
@@ -109,8 +109,8 @@ def test_an_outline_may_reach_beyond_the_image(tmp_path):
     ("document", "status", "reason"),
     [
         ("{not json", "unreadable", "a.geojson' is not GeoJSON .*; export it again"),
-        ('"text"', "unreadable", "is JSON, but no FeatureCollection, list of features or Feature; export"),
-        ({"type": "FeatureCollection"}, "unreadable", "is JSON, but no FeatureCollection"),
+        ('"text"', "unreadable", r"is JSON, but neither GeoJSON \(a FeatureCollection, .*\) nor COCO nor"),
+        ({"type": "FeatureCollection"}, "unreadable", "is a FeatureCollection without a list of features"),
         ([feature(), {"type": "x"}], "unreadable", "a.geojson', feature 2: it is no GeoJSON Feature"),
         ([], "no_annotation", "holds no Polygon or MultiPolygon among its 0 features; outline at least"),
         (
@@ -160,10 +160,18 @@ def test_damaged_geojson(tmp_path, document, status, reason):
             "no_annotation",
             "absent.geojson' does not exist; correct the column 'annot",
         ),
-        ("a.xml", b"<x/>", "unreadable", "a.xml' is neither GeoJSON .* nor a label mask .*; export it as"),
+        ("a.xml", b"<x/>", "unreadable", "a.xml' is XML, but its root is 'x' and not CVAT's 'annotations'"),
         ("a.png", b"rubbish", "unreadable", "a.png' cannot be decoded .*; save the mask again"),
         ("a.tif", b"rubbish", "unreadable", "a.tif' cannot be decoded .*; save the mask again"),
         ("a.geojson", b"\xff\xfe\x00\x01", "unreadable", "a.geojson' is not GeoJSON"),
+        (
+            "a.txt",
+            b"hello",
+            "unreadable",
+            "a.txt' is of no known format; export it as GeoJSON, CVAT XML, COCO",
+        ),
+        ("a.bin", b"\xff\x00", "unreadable", "a.bin' is of no known format; export it as GeoJSON"),
+        ("a.csv", b"x,y\xff", "unreadable", "a.csv' is not UTF-8 .*; save it as 'CSV UTF-8'"),
     ],
 )
 def test_files_that_are_no_annotation(tmp_path, name, content, status, reason):
@@ -269,20 +277,6 @@ def test_polygon_mask():
 def test_share_inside():
     outline = Outline(np.array([[-10.0, -10.0], [10.0, -10.0], [10.0, 10.0], [-10.0, 10.0]]))
     assert share_inside(outline, SIZE) == pytest.approx(0.25)
-
-
-def test_real_masks(real_data):
-    for path in sorted((real_data / "pas_glomeruli" / "masks").glob("*.png"))[::10]:
-        (outline,) = read_outlines(path, image_size=(224, 224))
-        left, top, right, bottom = outline.box
-        assert min(right - left, bottom - top) > 60
-    tiles = sorted((real_data / "hubmap_tiles" / "masks").glob("*.png"))
-    showing = [path for path in tiles if np.asarray(Image.open(path)).any()]
-    assert len(showing) >= 8
-    for path in showing:
-        assert 1 <= len(read_outlines(path, image_size=(256, 256))) <= 30
-    with pytest.raises(ImageError, match=r"2f6ecfcdf_3red16\.png' is empty"):
-        read_outlines(real_data / "hubmap_tiles" / "masks" / "2f6ecfcdf_3red16.png", image_size=(256, 256))
 
 
 @pytest.mark.parametrize(("size", "fits"), [((100, 80), True), ((101, 80), True), ((80, 100), False)])

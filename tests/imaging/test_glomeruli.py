@@ -1,15 +1,17 @@
 import json
 import math
+import zipfile
 
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
 from PIL import Image
+from roifile import ROI_TYPE, ImagejRoi
 
 from glomflow.config import GlomerulusCrops, Stain
 from glomflow.errors import GlomflowError
-from glomflow.imaging.annotations import Outline
+from glomflow.imaging.annotations import Outline, outlines_of_labels
 from glomflow.imaging.crop_store import read_store
 from glomflow.imaging.glomeruli import (
     crop_glomeruli_shard,
@@ -200,6 +202,70 @@ def test_a_coarser_crop_shows_the_same_place(cohort):
     assert inner.sum() == 2500
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.zip"])
+def test_any_annotation_format_gives_the_same_crops(cohort, name):
+    cohort.add(
+        "a", tissue(200, 300), outlines=[(box(100, 50, 116, 66), None), (box(290, 150, 310, 170), None)]
+    )
+    crops, table = cohort.crops()
+    assert table["flag"].tolist() == ["", "at_border;padded"]
+    path = cohort.folder / name
+    if name == "a.csv":
+        path.write_text(
+            "image,x,y,width,height\nother.tif,1,1,9,9\na.tif,100,50,16,16\na.tif,290,150,20,20\n"
+        )
+    elif name == "a.json":
+        shapes = [
+            {"label": "", "points": points, "shape_type": "rectangle"}
+            for points in ([[100, 50], [116, 66]], [[290, 150], [310, 170]])
+        ]
+        path.write_text(json.dumps({"shapes": shapes, "imageWidth": 300, "imageHeight": 200}))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            for number, (left, top, right, bottom) in enumerate([(100, 50, 116, 66), (290, 150, 310, 170)]):
+                roi = ImagejRoi(roitype=ROI_TYPE.RECT, left=left, top=top, right=right, bottom=bottom)
+                archive.writestr(f"{number}.roi", roi.tobytes())
+    cohort.rows[0]["annotation"] = name
+    others, same = cohort.crops()
+    assert np.array_equal(crops, others)
+    pd.testing.assert_frame_equal(same, table)
+
+
+def test_found_outlines_serve_images_without_annotation(cohort, capsys):
+    cohort.add("a", tissue(200, 300))
+    cohort.add("b", tissue(200, 300), outlines=[(box(100, 50, 116, 66), None)])
+    cohort.add("c", tissue(200, 300))
+    labels = np.zeros((50, 75), np.int32)
+    labels[10:15, 20:25] = 1
+    labels[40:46, 70:] = 2
+    found = [Outline(one.polygon * 4.0) for one in outlines_of_labels(labels)]
+    _, table = crop_glomeruli_shard(*cohort.arguments(), found={"a": found, "b": found, "c": []})
+    assert table["crop"].tolist() == ["a#0", "a#1", "b#0"]
+    assert table["flag"].tolist() == ["", "at_border;padded", ""]
+    assert (table["x"][0] + 16, table["y"][0] + 16) == (90, 50)
+    assert table["um_per_px"].tolist() == [1.0, 1.125, 1.0]
+    assert capsys.readouterr().out == (
+        "no glomerulus crops of image 'c': no glomerulus was found in image 'c.tif'\n"
+    )
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.15, 0.5])
+def test_the_margin_keeps_what_surrounds_the_outline(margin):
+    settings = GlomerulusCrops(size=64, um_per_px=1.0, margin=margin)
+    generator = np.random.default_rng(4)
+    for _ in range(50):
+        left, top = generator.uniform(-20, 900, 2)
+        right, bottom = left + generator.uniform(5, 400), top + generator.uniform(5, 400)
+        plan = plan_outline(outline(left, top, right, bottom), 0, (1000, 1000), 0.25, settings)
+        around = margin * max(right - left, bottom - top) - 1e-9
+        assert plan.x <= left - around
+        assert plan.y <= top - around
+        assert plan.x + plan.side >= right + around
+        assert plan.y + plan.side >= bottom + around
+        assert plan.um_per_px == pytest.approx(0.25 * plan.side / 64)
+        assert plan.um_per_px >= 1.0 - 1e-12
+
+
 def test_crops_beyond_the_image_are_white_and_flagged(cohort):
     picture = tissue(100, 100)
     cohort.add("a", picture, outlines=[(box(0, 40, 16, 56), None)])
@@ -323,7 +389,7 @@ def test_crops_are_normalised_by_the_profile_of_their_slide(cohort):
 
 @pytest.mark.parametrize(
     ("picture", "stain_name"),
-    [(np.full((120, 120, 3), 245, np.uint8), "PAS"), (two_stains(120), "PASM"), (two_stains(120), None)],
+    [(np.full((120, 120, 3), 245, np.uint8), "PAS"), (two_stains(120), "IHC"), (two_stains(120), None)],
     ids=["blank slide", "no standard", "unknown stain"],
 )
 def test_what_cannot_be_normalised_passes_with_a_flag(cohort, picture, stain_name):

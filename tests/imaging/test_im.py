@@ -13,8 +13,7 @@ import tifffile
 from PIL import Image
 
 from glomflow.config import ImCrops
-from glomflow.errors import ImageError
-from glomflow.imaging.im import brightness, channel_markers, compose, crop_im_shard, entropy, same_marker
+from glomflow.imaging.im import crop_im_shard, entropy
 from glomflow.tables import CROPS, write_table
 
 SETTINGS = ImCrops(size=32)
@@ -132,9 +131,10 @@ def test_the_second_file_of_a_marker_is_named(cohort: Cohort, capsys: pytest.Cap
     assert capsys.readouterr().out == "note: IM image h.tif is not used: igg is there already\n"
 
 
-def test_a_composite_is_used_as_it_is(cohort: Cohort) -> None:
-    cohort.colour("a.png", (200, 30, 7), None)
-    assert only(cohort.crop()[0]) == (200, 30, 7)
+def test_a_composite_keeps_its_colours_on_the_common_scale(cohort: Cohort) -> None:
+    cohort.colour("a.png", (100, 30, 7), None)
+    assert only(cohort.crop()[0]) == (200, 60, 14)
+    assert only(cohort.crop(ImCrops(size=32, max_level=1.0))[0]) == (100, 30, 7)
 
 
 def test_a_colour_picture_of_one_marker_counts_by_its_brightest_channel(cohort: Cohort) -> None:
@@ -145,6 +145,105 @@ def test_a_colour_picture_of_one_marker_counts_by_its_brightest_channel(cohort: 
 def test_a_colour_picture_of_three_markers(cohort: Cohort) -> None:
     cohort.colour("a.png", (0, 127, 64), "C3;IgG;IgA")
     assert only(cohort.crop()[0]) == (254, 128, 0)
+
+
+def test_markers_in_the_configured_order(cohort: Cohort) -> None:
+    levels = {"IgG": FULL, "IgA": FULL // 2, "IgM": FULL // 4, "C3": 0, "C1q": 0}
+    cohort.multi("a.ome.tif", levels)
+    assert only(cohort.crop(ImCrops(size=32, markers=["IgA", "IgM", "IgG", "C3"]))[0]) == (128, 64, 128)
+    assert only(cohort.crop(ImCrops(size=32, markers=["C3", "IgG"]))[0]) == (0, 255, 0)
+    assert only(cohort.crop(ImCrops(size=32, markers=["IgM"]))[0]) == (64, 64, 64)
+
+
+def test_markers_that_a_patient_does_not_have(cohort: Cohort, capsys: pytest.CaptureFixture[str]) -> None:
+    cohort.multi("a.ome.tif", {"IgG": FULL, "IgA": 0})
+    crops, _ = cohort.crop(ImCrops(size=32, markers=["kappa"]))
+    assert len(crops) == 0
+    assert "shows none of the configured markers (kappa) but IgG, IgA; name its" in capsys.readouterr().out
+
+
+def test_a_dark_marker_is_kept_and_stays_dark(cohort: Cohort) -> None:
+    cohort.gray("g.tif", FULL, "IgG", slide="s")
+    cohort.gray("q.tif", 0, "C1q", slide="s")
+    cohort.gray("d.tif", 0, "IgG", patient="p2")
+    crops, index = cohort.crop()
+    assert crops[:, 0, 0].tolist() == [[255, 0, 0], [0, 0, 0]]
+    assert list(index["flag"]) == ["", "dark"]
+    assert list(index["selected"]) == [True, True]
+
+
+def structured(seed: int) -> np.ndarray:
+    """A field of blobs, 64 x 64, 0 to 255."""
+    from scipy.ndimage import gaussian_filter
+
+    field = gaussian_filter(np.random.default_rng(seed).standard_normal((64, 64)), 2)
+    return np.clip(field / field.max(), 0, 1) * 250
+
+
+def photograph(cohort: Cohort, name: str, *channels: np.ndarray, **sheet: Any) -> None:
+    picture = np.rint(np.stack(channels, axis=2)).astype(np.uint8)
+    Image.fromarray(picture).save(cohort.folder / name)
+    cohort.add(name, "R;G;B", **sheet)
+
+
+def test_a_photograph_of_one_fluorophore_becomes_one_channel(
+    cohort: Cohort, capsys: pytest.CaptureFixture[str]
+) -> None:
+    green = structured(1)
+    photograph(cohort, "a.png", 0.1 * green, green, 0.1 * green)
+    settings = ImCrops(size=64, max_level=1.0)
+    crops, index = cohort.crop(settings)
+    assert np.array_equal(crops[0], np.repeat(np.rint(green).astype(np.uint8)[:, :, None], 3, axis=2))
+    assert list(index["flag"]) == ["one_hue"]
+    assert capsys.readouterr().out == (
+        "note: a.png shows a single hue and is taken for a photograph of one marker, shown in grey; name it "
+        "in the column marker of images.csv, or set imaging.im.unnamed_colour: composite\n"
+    )
+    crops, index = cohort.crop(settings.model_copy(update={"unnamed_colour": "composite"}))
+    assert np.array_equal(crops[0, :, :, 1], np.rint(green).astype(np.uint8))
+    assert crops[0, :, :, 0].max() == 25
+    assert list(index["flag"]) == [""]
+
+
+def test_a_photograph_whose_marker_is_named_takes_its_colour(cohort: Cohort) -> None:
+    green = structured(1)
+    photograph(cohort, "a.png", 0.1 * green, green, 0.1 * green, marker="IgG")
+    crops, index = cohort.crop(ImCrops(size=64, max_level=1.0))
+    assert np.array_equal(crops[0, :, :, 0], np.rint(green).astype(np.uint8))
+    assert crops[0, :, :, 1:].max() == 0
+    assert list(index["flag"]) == [""]
+
+
+def test_two_fluorophores_are_a_composite(cohort: Cohort) -> None:
+    photograph(cohort, "a.png", structured(1), structured(2), np.zeros((64, 64)))
+    crops, index = cohort.crop(ImCrops(size=64, max_level=1.0))
+    assert np.array_equal(crops[0, :, :, 1], np.rint(structured(2)).astype(np.uint8))
+    assert list(index["flag"]) == [""]
+
+
+@pytest.mark.parametrize("method", ["percentile", "rolling"])
+def test_background_is_subtracted_and_dark_markers_stay_dark(cohort: Cohort, method: str) -> None:
+    stack = np.full((3, 64, 64), 3000, np.uint16)
+    stack[0, 29:37, 29:37] = FULL
+    stack[2] = 0
+    metadata = {"axes": "CYX", "Channel": {"Name": ["IgG", "IgA", "IgM"]}}
+    tifffile.imwrite(cohort.folder / "a.ome.tif", stack, ome=True, metadata=metadata)
+    cohort.add("a.ome.tif", "IgG;IgA;IgM")
+    plain = cohort.crop(ImCrops(size=64))[0][0]
+    crops, index = cohort.crop(ImCrops(size=64, background=method))
+    assert plain[0, 0].tolist() == [23, 23, 0]
+    assert crops[0, 0, 0].tolist() == [0, 0, 0]
+    red, green, blue = crops[0, 32, 32].tolist()
+    assert 227 <= red <= 232
+    assert (green, blue) == (0, 0)
+    assert list(index["flag"]) == [""]
+
+
+def test_signal_that_fills_the_image_is_not_taken_for_background(cohort: Cohort) -> None:
+    cohort.multi("a.ome.tif", {"IgG": FULL, "IgA": 0})
+    crops, index = cohort.crop(ImCrops(size=32, background="percentile"))
+    assert only(crops) == (191, 0, 0)
+    assert list(index["flag"]) == ["bright_background"]
 
 
 def test_the_set_with_most_markers_is_used(cohort: Cohort, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,7 +299,7 @@ def test_beyond_the_image_it_is_dark(cohort: Cohort) -> None:
     assert list(index["flag"]) == ["padded"]
     assert (index["x"][0], index["width"][0]) == (-32, 128)
     assert crops[0, 0, 0].tolist() == [0, 0, 0]
-    assert crops[0, 16, 16].tolist() == [200, 200, 200]
+    assert crops[0, 16, 16].tolist() == [255, 255, 255]
 
 
 def outline(folder: Path, *squares: tuple[int, int, int, str]) -> str:
@@ -230,6 +329,23 @@ def test_the_largest_annotated_glomerulus_is_cropped(cohort: Cohort) -> None:
     assert (row["x"], row["y"], row["width"], row["height"]) == pytest.approx((17, 27, 26, 26))
     assert row["lesion"] == "large"
     assert row["um_per_px"] == pytest.approx(0.5 * 26 / 32)
+
+
+def test_a_glomerulus_cut_by_the_border_is_flagged(cohort: Cohort) -> None:
+    annotation = outline(cohort.folder, (50, 20, 30, "cut"))
+    cohort.multi("a.ome.tif", {"IgG": FULL, "IgA": 0}, annotation=annotation)
+    _, index = cohort.crop()
+    assert list(index["flag"]) == ["at_border;padded"]
+
+
+def test_boxes_of_several_images_in_one_file(cohort: Cohort) -> None:
+    (cohort.folder / "boxes.csv").write_text(
+        "image,x,y,width,height,lesion\nother.tif,0,0,9,9,\na.ome.tif,20,30,20,20,normal\n"
+    )
+    cohort.multi("a.ome.tif", {"IgG": FULL, "IgA": 0}, annotation="boxes.csv")
+    _, index = cohort.crop()
+    assert (index["x"][0], index["y"][0], index["width"][0]) == pytest.approx((17, 27, 26))
+    assert index["lesion"][0] == "normal"
 
 
 @pytest.mark.parametrize(("um_per_px", "edge"), [(0.6, 38.4), (0.1, 26.0)])
@@ -290,7 +406,7 @@ def test_none_of_the_configured_markers(
     assert problems(cohort, capsys) == (
         "warning: IM of patient p1 is left out: a.tif: shows none of the configured markers "
         f"(IgG, IgA, IgM, C3, C1q) but {shown}; name its markers in the column marker of images.csv, or "
-        "change imaging.im.red, green and blue\n"
+        "change imaging.im.markers (or red, green and blue)\n"
     )
 
 
@@ -304,7 +420,7 @@ def test_the_next_set_is_tried(cohort: Cohort, capsys: pytest.CaptureFixture[str
     cohort.multi("a.ome.tif", {"IgG": FULL, "IgA": 0})
     (cohort.folder / "a.ome.tif").write_bytes(b"no")
     cohort.colour("b.png", (1, 200, 3), None)
-    assert only(cohort.crop()[0]) == (1, 200, 3)
+    assert only(cohort.crop()[0]) == (2, 255, 6)
     assert capsys.readouterr().out.startswith("warning: IM of patient p1 is left out: ")
 
 
@@ -330,59 +446,6 @@ def test_other_modalities_and_excluded_images_are_passed_over(cohort: Cohort) ->
     cohort.gray("b.tif", FULL, "IgG", status="blank")
     crops, index = cohort.crop()
     assert len(crops) == len(index) == 0
-
-
-@pytest.mark.parametrize(
-    ("channels", "marker", "expected"),
-    [
-        (("IgG", "IgA"), None, ("IgG", "IgA")),
-        (("C0", "C1"), "IgG;C3", ("IgG", "C3")),
-        (("R", "G", "B"), None, ()),
-        (("R", "G", "B"), "", ()),
-        (("R", "G", "B"), "IgG", ("IgG",)),
-        (("gray",), " C1q ;", ("C1q",)),
-    ],
-)
-def test_channel_markers(channels: tuple[str, ...], marker: str | None, expected: tuple[str, ...]) -> None:
-    assert channel_markers("a.tif", channels, marker) == expected
-
-
-def test_two_markers_of_a_colour_picture_are_a_problem() -> None:
-    with pytest.raises(ImageError, match=r"names 2 markers \(IgG, IgA\) but the file has 3 channels"):
-        channel_markers("a.png", ("R", "G", "B"), "IgG;IgA")
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "same"),
-    [
-        ("IgG", "igg", True),
-        ("Anti-IgG", "Ig G", True),
-        ("C-1q", "c1Q", True),
-        ("anti_C3", "C3", True),
-        ("IgG", "IgA", False),
-        ("C3", "C3d", False),
-    ],
-)
-def test_same_marker(first: str, second: str, same: bool) -> None:
-    assert same_marker(first, second) is same
-
-
-def test_compose_takes_the_mean_of_the_markers_there() -> None:
-    levels = {"C3": np.full((2, 2), 0.4, np.float32), "c1q": np.full((2, 2), 0.8, np.float32)}
-    assert compose(levels, ImCrops())[0, 0].tolist() == [0, 0, 153]
-
-
-@pytest.mark.parametrize(
-    ("samples", "expected"),
-    [
-        (np.array([0, 51, 255], np.uint8), [0, 0.2, 1]),
-        (np.array([0, 13107, 65535], np.uint16), [0, 0.2, 1]),
-        (np.array([-5, 32767], np.int16), [0, 1]),
-        (np.array([-0.5, 0.25, 1.0], np.float32), [0, 0.25, 1]),
-    ],
-)
-def test_brightness(samples: np.ndarray, expected: list[float]) -> None:
-    assert brightness(samples, "a").tolist() == pytest.approx(expected)
 
 
 def test_entropy() -> None:

@@ -55,3 +55,34 @@ def test_one_marker_alone(real_data: Path, marker: str) -> None:
     assert np.delete(crops[0], colour, axis=2).max() == 0
     assert np.isfinite(index["information"][0])
     assert ("dark" in index["flag"][0]) == (marker == "C1q")
+
+
+@pytest.mark.parametrize("marker", MARKERS)
+def test_photographs_without_a_marker_are_seen_to_show_one(
+    real_data: Path, marker: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = real_data / "if"
+    frame = tables(folder, (marker,), ("p1",)).assign(marker=None)
+    crops, index = crop_im_shard(frame, frame, folder, ImCrops())
+    assert (crops[0] == crops[0][:, :, :1]).all()
+    assert index["flag"][0] == ("dark;one_hue" if marker == "C1q" else "one_hue")
+    assert f"note: {marker}.jpg shows a single hue" in capsys.readouterr().out
+    named = tables(folder, (marker,), ("p1",))
+    same, _ = crop_im_shard(named, named, folder, ImCrops(markers=[marker]))
+    assert np.array_equal(crops, same)
+
+
+@pytest.mark.parametrize("method", ["percentile", "rolling"])
+def test_background_of_real_photographs(real_data: Path, method: str) -> None:
+    folder = real_data / "if"
+    patients = tuple(f"p{number}" for number in range(5))
+    frame = tables(folder, MARKERS, patients)
+    before, _ = crop_im_shard(frame, frame, folder, ImCrops())
+    after, index = crop_im_shard(frame, frame, folder, ImCrops(background=method))
+    assert (after <= before).all()
+    assert list(index["flag"]) == ["", "", "", "", "dark"]
+    assert list(index["selected"]) == [True] * 5
+    # The haze goes, the deposits stay.
+    for old, new in zip(before[:4].max(axis=3), after[:4].max(axis=3), strict=True):
+        assert np.median(new) < 0.85 * np.median(old)
+        assert np.percentile(new, 99) > 0.6 * np.percentile(old, 99)

@@ -80,6 +80,16 @@ def test_min_is_white_is_inverted(tmp_path, dtype, top):
         assert np.array_equal(whole(reader)[:, :, 0], top - array)
 
 
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_the_ends_of_64_bits_do_not_overflow(tmp_path, photometric):
+    array = np.array([[0, 2**64 - 1]] * 4, np.uint64)
+    with open_tiff(tmp_path, array, photometric=photometric) as reader:
+        ends = whole(reader)[0, :, 0].tolist()
+        assert ends == ([0, 2**64 - 1] if photometric == "minisblack" else [2**64 - 1, 0])
+        halves = reader.read_region(0, 0, 2, 4, 2, 2)[0, :, 0].tolist()
+        assert sorted(halves) == [0, 2**64 - 2048]
+
+
 def test_one_bit_becomes_black_and_white(tmp_path):
     array = noise((16, 16)) > 100
     with open_tiff(tmp_path, array, photometric="minisblack") as reader:

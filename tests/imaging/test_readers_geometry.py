@@ -94,6 +94,26 @@ def test_wide_boxes_are_read_in_bands_to_the_same_end(ramp, monkeypatch):
     assert np.allclose(ramp.read_region(3.3, 4.4, 950, 700, 190, 140), expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+def test_a_shift_by_part_of_a_pixel_is_bilinear(tmp_path, monkeypatch, dtype):
+    array = noise((60, 90), dtype)
+    with open_tiff(tmp_path, array, photometric="minisblack") as reader:
+        fast = reader.read_region(20.25, 7.5, 30, 40, 30, 40)[:, :, 0]
+        monkeypatch.setattr("glomflow.imaging.readers.base.BAND_SAMPLES", 300)
+        bands = reader.read_region(20.25, 7.5, 30, 40, 30, 40)[:, :, 0]
+        monkeypatch.setattr("glomflow.imaging.readers.base._Axis.shift", lambda *_: None)
+        slow = reader.read_region(20.25, 7.5, 30, 40, 30, 40)[:, :, 0]
+        edge = reader.read_region(-0.5, 0, 4, 1, 4, 1)[0, :, 0]
+    part = array[7:48, 20:51].astype(float)
+    part = (part[1:] + part[:-1]) / 2
+    expected = part[:, :-1] * 0.75 + part[:, 1:] * 0.25
+    tolerance = 1e-6 if dtype == np.float32 else 0.501
+    assert np.abs(fast - expected).max() <= tolerance
+    assert np.array_equal(fast, bands)
+    assert np.abs(fast.astype(float) - slow).max() <= (1e-6 if dtype == np.float32 else 1)
+    assert edge[0] == array[0, 0]
+
+
 def test_beyond_a_colour_image_it_is_white(tmp_path):
     array = np.zeros((10, 20, 3), np.uint8)
     with open_tiff(tmp_path, array, photometric="rgb") as reader:

@@ -47,17 +47,32 @@ READABLE = [
     ("stains/kidney_02_pas.png", "raster", 1000, 1000, RGB, "uint8", None, 1),
 ]
 
-REFUSED = [
-    ("HAADFscan.mrc", "MRC is not handled; export the image as OME-TIFF"),
-    ("RGB-8bit.czi", "Zeiss CZI is not handled; export the image as OME-TIFF"),
-    ("s_1_t_1_c_1_z_1.czi", "Zeiss CZI is not handled"),
-    ("dmTest_3D_int16_64,65,66.dm3", "Gatan DM3 is not handled"),
-    ("dmTest_3D_int16_64,65,66.dm4", "Gatan DM4 is not handled"),
-    ("multi_signal.dm3", "Gatan DM3 is not handled"),
-    ("test-MonarcCL_mono-image.dm4", "Gatan DM4 is not handled"),
-    ("test_STEM_image.dm3", "Gatan DM3 is not handled"),
-    ("testdata_2channel_xz.lif", "Leica LIF is not handled"),
+MICROSCOPES = [
+    # pixel sizes by hand: camera pixel / magnification (13 µm / 12 and 26 µm / 24) and the file's XML
+    ("RGB-8bit.czi", "pylibCZIrw", "czi", 924, 624, RGB, "uint8", (13 / 12, 13 / 12)),
+    ("s_1_t_1_c_1_z_1.czi", "pylibCZIrw", "czi", 475, 325, ("Bright",), "uint16", (26 / 24, 26 / 24)),
+    # the file's XML: Length 17.81554 µm and 17.81540 µm, from the centre of the first to the last of 128
+    (
+        "testdata_2channel_xz.lif",
+        "readlif",
+        "lif",
+        128,
+        128,
+        ("Green", "Red"),
+        "uint8",
+        (17.81554 / 127, 17.81540 / 127),
+    ),
+    # the tags Scale and Units of ImageList.[1].ImageData.Calibrations.Dimension, nm and µm
+    ("multi_signal.dm3", "ncempy", "dm", 512, 512, GRAY, "uint16", (1.7751578e-5, 1.7751578e-5)),
+    ("test-MonarcCL_mono-image.dm4", "ncempy", "dm", 2, 2, GRAY, "uint16", (18.32535, 18.32535)),
+    ("test_STEM_image.dm3", "ncempy", "dm", 68, 68, GRAY, "uint32", (2.4853802e-4, 2.4853802e-4)),
+    # header: a cell of 908.661 Å over a grid of 16
+    ("HAADFscan.mrc", "numpy", "mrc", 16, 16, GRAY, "uint16", (908.661e-4 / 16, 908.661e-4 / 16)),
 ]
+
+STACK = (
+    "a stack of 66 frames is not one image; export one frame of it, or their sum, as TIFF with its pixel size"
+)
 
 
 @pytest.mark.parametrize(
@@ -88,12 +103,64 @@ def test_pixels(real_data, path):
         assert corner.shape == (8, 16, len(reader.channels))
 
 
-@pytest.mark.parametrize(("name", "message"), REFUSED, ids=[row[0] for row in REFUSED])
-def test_formats_that_are_not_handled(real_data, name, message):
+@pytest.mark.parametrize(
+    ("file", "library", "name", "width", "height", "channels", "dtype", "pixel_size"),
+    MICROSCOPES,
+    ids=[row[0] for row in MICROSCOPES],
+)
+def test_files_of_microscopes(real_data, file, library, name, width, height, channels, dtype, pixel_size):
+    pytest.importorskip(library, reason=f"the optional library {library} is not installed")
+    with open_image(real_data / "formats" / file) as reader:
+        reader.check()
+        assert (reader.name, reader.levels, reader.channels) == (name, ((width, height),), channels)
+        assert reader.dtype == dtype
+        assert reader.pixel_size == pytest.approx(pixel_size, rel=1e-6)
+        pixels = reader.read_region(0, 0, width, height, width, height)
+        assert (pixels.shape, pixels.dtype) == ((height, width, len(channels)), dtype)
+        assert pixels.std() > 0.3
+        corner = reader.read_region(width - 2, height - 1, 2, 1, 2, 1)
+        assert np.array_equal(corner, pixels[-1:, -2:])
+
+
+@pytest.mark.parametrize("suffix", ["dm3", "dm4"])
+def test_a_stack_of_micrographs_is_refused(real_data, suffix):
+    pytest.importorskip("ncempy", reason="the optional library ncempy is not installed")
+    name = f"dmTest_3D_int16_64,65,66.{suffix}"
     with pytest.raises(ImageError) as error:
         open_image(real_data / "formats" / name)
     assert error.value.status == "unsupported_format"
-    assert error.value.reason.startswith(f"{name}: {message}")
+    assert error.value.reason == f"{name}: {STACK}"
+
+
+def test_every_file_is_tested(real_data):
+    tested = {row[0] for row in READABLE} | {f"formats/{row[0]}" for row in MICROSCOPES}
+    tested |= {"formats/broken.svs"} | {f"formats/dmTest_3D_int16_64,65,66.dm{n}" for n in "34"}
+    there = {
+        f"{folder}/{file.name}" for folder in ("formats", "tem") for file in (real_data / folder).iterdir()
+    }
+    assert there - tested == set()
+
+
+def test_a_lif_is_read_as_readlif_reads_it(real_data):
+    reader_module = pytest.importorskip("readlif.reader", reason="the optional library readlif is missing")
+    path = real_data / "formats" / "testdata_2channel_xz.lif"
+    first = reader_module.LifFile(str(path)).get_image(0)
+    with open_image(path) as reader:
+        pixels = reader.read_region(0, 0, 128, 128, 128, 128)
+    for channel in range(2):
+        assert np.array_equal(
+            pixels[:, :, channel], np.asarray(first.get_plane(c=channel, requested_dims={4: 0}))
+        )
+
+
+def test_micrographs_are_read_as_ncempy_reads_them(real_data):
+    dm = pytest.importorskip("ncempy.io.dm", reason="the optional library ncempy is not installed")
+    for name in ("multi_signal.dm3", "test_STEM_image.dm3", "test-MonarcCL_mono-image.dm4"):
+        with dm.fileDM(str(real_data / "formats" / name)) as file:
+            expected = file.getDataset(0)["data"]
+        with open_image(real_data / "formats" / name) as reader:
+            size = reader.width, reader.height
+            assert np.array_equal(reader.read_region(0, 0, *size, *size)[:, :, 0], expected)
 
 
 def test_broken_slide(real_data):

@@ -42,7 +42,9 @@ def test_empty_file(tmp_path, suffix):
     assert "it is empty" in error.reason
 
 
-@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.jpeg", "a.jp2", "a.ome.tiff"])
+@pytest.mark.parametrize(
+    "name", ["a.tif", "a.png", "a.jpeg", "a.jp2", "a.ome.tiff", "a.czi", "a.lif", "a.dm3", "a.dcm"]
+)
 def test_text_that_calls_itself_an_image(tmp_path, name):
     (tmp_path / name).write_text("patient,label\nP1,MN\n")
     error = _refused(tmp_path / name)
@@ -56,18 +58,18 @@ def test_other_files(tmp_path, name):
     (tmp_path / name).write_text("some text or other")
     error = _refused(tmp_path / name)
     assert error.status == "unsupported_format"
-    assert "is not handled; TIFF, OME-TIFF" in error.reason
+    assert "is not handled; SVS, NDPI, SCN, MRXS, BIF, VMS, TIFF, OME-TIFF, QPTIFF, PNG" in error.reason
+    assert error.reason.endswith("can be read ('glomflow formats' says more)")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "what"),
     [
-        ("a.czi", b"ZISRAWFILE\0\0\0\0\0\0", "Zeiss CZI"),
-        ("renamed.tif", b"ZISRAWFILE\0\0\0\0\0\0", "Zeiss CZI"),
-        ("a.lif", b"\x70\0\0\0\1\2\3\4", "Leica LIF"),
         ("a.nd2", b"\xda\xce\xbe\x0a\0\0\0\0", "Nikon ND2"),
+        ("renamed.tif", b"\xda\xce\xbe\x0a\0\0\0\0", "Nikon ND2"),
         ("a.ims", b"\x89HDF\r\n\x1a\n\0\0", "HDF5 (Imaris and others)"),
-        ("a.dcm", b"\0" * 16, "DICOM"),
+        ("a.oif", b"[Acquisition]", "Olympus OIF"),
+        ("a.vsi", b"II*\0\x08\0\0\0", "Olympus VSI"),
     ],
 )
 def test_formats_of_other_programs_are_named(tmp_path, name, content, what):
@@ -75,6 +77,15 @@ def test_formats_of_other_programs_are_named(tmp_path, name, content, what):
     error = _refused(tmp_path / name)
     assert error.status == "unsupported_format"
     assert error.reason == f"{name}: {what} is not handled; export the image as OME-TIFF"
+
+
+def test_an_mrxs_without_its_folder(tmp_path):
+    (tmp_path / "a.mrxs").write_bytes(b"the thumbnail of a slide")
+    error = _refused(tmp_path / "a.mrxs")
+    assert error.status == "unreadable"
+    assert error.reason.startswith("a.mrxs: cannot be read ('a/', which belongs to it, is not beside it)")
+    (tmp_path / "a").mkdir()
+    assert "not a slide that OpenSlide knows" in _refused(tmp_path / "a.mrxs").reason
 
 
 def _cut(path, share):
@@ -223,6 +234,19 @@ def test_jpeg2000_too_large(tmp_path, monkeypatch):
     monkeypatch.setattr("glomflow.imaging.readers.raster.MOST_PIXELS", 50)
     (tmp_path / "a.jp2").write_bytes(imagecodecs.jpeg2k_encode(noise((9, 11)), level=0))
     assert "11 x 9 px are too large" in _refused(tmp_path / "a.jp2").reason
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_no_finite_numbers(tmp_path, value):
+    array = noise((64, 64), np.float32)
+    array[40, 50] = value
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="minisblack")
+    error = _refused(tmp_path / "a.tif")
+    assert error.status == "unsupported_format"
+    assert error.reason == (
+        "a.tif: it holds samples that are no finite numbers (NaN or infinite); "
+        "replace them and export the image again"
+    )
 
 
 def test_strips_too_large_to_decode(tmp_path, monkeypatch):

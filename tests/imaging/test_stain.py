@@ -452,16 +452,16 @@ def test_profile_shard_without_images_or_method(cohort):
 
 def test_standard_targets(cohort):
     folder, images, _ = cohort
-    images.loc[3, "stain"] = "PASM"
+    images.loc[3, "stain"] = "Sirius red"
     empty = pd.DataFrame({column: [] for column in STAIN_PROFILES})
     targets = choose_target(empty, images, MACENKO, folder)
-    assert sorted(targets) == ["", "HE", "PASM"]
+    assert sorted(targets) == ["", "HE", "SIRIUS RED"]
     assert targets["HE"] == STANDARD_MACENKO["HE"]
     assert "fill the column 'stain' of images.csv (HE or PAS)" in targets[""].flag
-    assert "no published standard for stain PASM (only for HE and PAS)" in targets["PASM"].flag
+    assert "no published standard for stain SIRIUS RED (only for HE, PAS and " in targets["SIRIUS RED"].flag
     assert target_for(targets, "h&e") is targets["HE"]
     picture = two_stains()
-    assert normalise(picture, estimate_profile(picture, MACENKO), targets["PASM"]) is picture
+    assert normalise(picture, estimate_profile(picture, MACENKO), targets["SIRIUS RED"]) is picture
 
 
 def test_a_stain_without_target_is_an_error():

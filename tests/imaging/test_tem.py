@@ -14,12 +14,11 @@ from scipy.ndimage import gaussian_filter
 from glomflow.cohort.phantom.sites import site_named
 from glomflow.cohort.phantom.tem import draw_micrograph
 from glomflow.config import TemTiles
-from glomflow.imaging.tem import information_score, tile_positions, tile_tem_shard
+from glomflow.imaging.tem import tile_positions, tile_tem_shard
 from glomflow.imaging.tem_overlay import find_overlay
 from glomflow.tables import CROPS, write_table
 
 NM_PER_PX = 10.0
-NOTHING = np.zeros((224, 224), np.bool_)
 
 
 def tissue(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -173,7 +172,7 @@ def test_an_image_that_fails_now_is_left_out(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "b.tif").write_bytes(b"not an image")
     _, index = tile_tem_shard(inventory, images, tmp_path, TemTiles())
     assert set(index["image"]) == {"a"}
-    assert capsys.readouterr().out.startswith("warning: TEM image b.tif is left out: ")
+    assert "warning: TEM image b.tif is left out: b.tif: cannot be read" in capsys.readouterr().out
 
 
 def test_other_modalities_and_excluded_images_are_passed_over(tmp_path: Path) -> None:
@@ -218,69 +217,6 @@ def test_twice_gives_the_same(tmp_path: Path) -> None:
     first, second = (tile_tem_shard(inventory, images, tmp_path, TemTiles()) for _ in range(2))
     assert np.array_equal(first[0], second[0])
     pd.testing.assert_frame_equal(first[1], second[1])
-
-
-def grid_bar() -> np.ndarray:
-    noisy = np.random.default_rng(0).normal(3, 1.5, (224, 224))
-    return np.clip(noisy, 0, 255).astype(np.uint8)
-
-
-EMPTY = {
-    "blank": np.full((224, 224), 200, np.uint8),
-    "saturated": np.full((224, 224), 255, np.uint8),
-    "black": np.zeros((224, 224), np.uint8),
-    "resin": np.random.default_rng(1).normal(210, 6, (224, 224)).astype(np.uint8),
-    "shot noise": np.random.default_rng(2).normal(128, 40, (224, 224)).clip(0, 255).astype(np.uint8),
-    "grid bar": grid_bar(),
-    "uneven light": np.tile(np.linspace(120, 220, 224), (224, 1)).astype(np.uint8),
-}
-
-
-@pytest.mark.parametrize("name", EMPTY)
-def test_empty_tiles_score_near_zero(name: str) -> None:
-    assert information_score(EMPTY[name], NOTHING) < 0.02
-
-
-def as_tile(image: np.ndarray) -> np.ndarray:
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-
-
-def test_texture_density_and_share_raise_the_score() -> None:
-    full = tissue(224, 224, seed=4)
-    half = full.copy()
-    half[:, 112:] = 0.8
-    dense = full.copy()
-    rows, columns = np.mgrid[:224, :224]
-    for row, column in ((60, 60), (100, 150), (170, 90)):
-        dense[(rows - row) ** 2 + (columns - column) ** 2 < 11**2] = 0.12
-    scores = [information_score(as_tile(image), NOTHING) for image in (half, full, dense)]
-    assert 0.05 < scores[0] < scores[1] < scores[2] < 1.0
-    edge = np.full((224, 224), 200, np.uint8)
-    edge[:, :70] = 0
-    assert information_score(edge, NOTHING) < 0.3 * scores[1]
-
-
-def test_a_dense_deposit_outranks_a_plain_membrane() -> None:
-    rows, columns = np.mgrid[:224, :224]
-    rng = np.random.default_rng(6)
-    plain = 0.75 + 0.02 * rng.normal(size=(224, 224))
-    plain[np.abs(rows - 112) < 9] -= 0.3
-    deposit = plain.copy()
-    deposit[((rows - 94) / 10.0) ** 2 + ((columns - 112) / 14.0) ** 2 < 1] -= 0.5
-    assert information_score(as_tile(deposit), NOTHING) > 1.2 * information_score(as_tile(plain), NOTHING)
-
-
-def test_overlay_lowers_the_score() -> None:
-    tile = as_tile(tissue(224, 224, seed=4))
-    mask = NOTHING.copy()
-    mask[112:] = True
-    assert information_score(tile, mask) < 0.8 * information_score(tile, NOTHING)
-    assert information_score(tile, np.ones_like(NOTHING)) == 0.0
-
-
-@pytest.mark.parametrize("nm_per_px", [2.0, 10.0, 20.0, 40.0, 200.0])
-def test_the_score_is_finite_at_any_resolution(nm_per_px: float) -> None:
-    assert 0.0 <= information_score(as_tile(tissue(224, 224)), NOTHING, nm_per_px) <= 1.0
 
 
 SITES = ("site_a", "site_b", "site_c")

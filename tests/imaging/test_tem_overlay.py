@@ -122,6 +122,21 @@ def test_graphics_are_covered_and_little_else(number: int, ink: int) -> None:
     assert mask.mean() < 0.1
 
 
+@pytest.mark.parametrize(("level", "spread"), [(190, 30), (205, 25), (220, 20)])
+@pytest.mark.parametrize("draw", [bar(30, 570), bar(620, 60), text_beside_bar, label_box])
+def test_white_graphics_partly_on_white_tissue(draw: Draw, level: int, spread: int) -> None:
+    rng = np.random.default_rng(0)
+    field = gaussian_filter(rng.normal(size=(HEIGHT, WIDTH)), 12)
+    noise = gaussian_filter(rng.normal(size=(HEIGHT, WIDTH)), 0.7)
+    bright = level + spread * field / field.std() + 8 * noise / noise.std()
+    tissue = np.clip(bright, 4, 255).astype(np.uint8)
+    assert find_overlay(tissue).mean() < 0.01
+    burnt, changed = burn(tissue, draw, 255)
+    mask = find_overlay(burnt)
+    assert mask[changed].mean() > 0.93
+    assert mask.mean() < 0.1
+
+
 @pytest.mark.parametrize("draw", [strip_below, bar(620, 570), label_box])
 @pytest.mark.parametrize("ink", [0, 255], ids=["black", "white"])
 def test_sixteen_bits_with_a_narrow_range_of_tissue(draw: Draw, ink: int) -> None:

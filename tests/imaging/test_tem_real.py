@@ -12,7 +12,9 @@ from glomflow.config import TemTiles
 from glomflow.imaging.pixels import as_gray
 from glomflow.imaging.readers import open_image
 from glomflow.imaging.tem import tile_tem_shard
-from glomflow.imaging.tem_overlay import find_overlay
+from glomflow.imaging.tem_overlay import find_overlay, overlay_boxes
+from glomflow.imaging.tem_scale_bar import check_scale_bar, find_scale_bar
+from glomflow.imaging.tem_score import score_maps
 
 PLAIN = ("fpw_bad.png", "fpw_good.png", "fpw_good2.png", "fpw_okay.png")
 GRAPHICS = {
@@ -63,6 +65,36 @@ def test_burnt_in_graphics_are_covered(real_data: Path, name: str) -> None:
         assert mask[top:bottom, left:right].all()
     assert mask.mean() < 0.05
     assert not mask[: round(0.9 * len(mask))].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "nm"), [("gbm_scalebar.jpg", 614.0, 2000.0), ("olympus_sis.tif", 330.0, 5000.0)]
+)
+def test_the_scale_bar_is_measured(real_data: Path, name: str, length: float, nm: float) -> None:
+    picture = gray(real_data / "tem" / name)
+    bar = find_scale_bar(picture, overlay_boxes(picture))
+    assert bar is not None
+    assert bar.length == pytest.approx(length, abs=0.5)
+    assert check_scale_bar(bar.length, NM_PER_PX[name], None, name, "") is None
+    assert check_scale_bar(bar.length, NM_PER_PX[name], nm, name, "") is None
+    assert check_scale_bar(bar.length, 2.3 * NM_PER_PX[name], nm, name, "") is not None
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_no_bar_is_seen_where_there_is_none(real_data: Path, name: str) -> None:
+    picture = gray(real_data / "tem" / name)
+    assert find_scale_bar(picture, overlay_boxes(picture)) is None
+
+
+def test_a_red_blood_cell_is_no_grid_bar_and_precipitate_is_dirt(real_data: Path) -> None:
+    maps = {name: score_maps(gray(real_data / "tem" / name), 10.0) for name in PLAIN}
+    assert not any(of.grid_bar.any() for of in maps.values())
+    assert maps["fpw_good.png"].dirt.mean() < 0.002
+    precipitate = maps["fpw_okay.png"].dirt
+    assert precipitate[14:24, 160:172].any()
+    assert precipitate.mean() < 0.005
+    hole = maps["fpw_good2.png"].saturated
+    assert 0.005 < hole.mean() < 0.05
 
 
 @pytest.mark.parametrize("name", [*PLAIN, *GRAPHICS])

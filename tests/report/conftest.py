@@ -100,17 +100,25 @@ def made_up_inventory(patients: pd.DataFrame, rng: np.random.Generator) -> pd.Da
                         "pixel_size_from": "tags",
                         "sha256": "0" * 64,
                         "bytes": 1000,
-                        "focus": rng.lognormal(4, 0.5),
+                        "focus": rng.lognormal(-4, 0.5),
+                        "focus_um_per_px": {"OM": 1.0, "IM": 1.0, "TEM": 0.02}[modality],
                         "tissue_fraction": rng.uniform(0.2, 0.9),
                         "saturated_fraction": rng.uniform(0, 0.02),
+                        "quality": "",
                         "thumbnail": f"thumbnails/{shard:04d}/{path.replace('/', '__')[:-4]}.png",
                     }
                 )
-    frame = pd.DataFrame(rows)[list(INVENTORY)]
+    frame = pd.DataFrame(rows).reindex(columns=list(INVENTORY))
     spoil(frame, "OM__P004_0", "missing_file", "OM/P004_0.tif: there is no such file; correct the path")
     spoil(frame, "TEM__P010_1", "unreadable", "TEM/P010_1.tif: it ends early; copy it again")
     for image in frame.loc[frame["patient"] == "P017", "image"]:
         spoil(frame, image, "blank", "the image is empty; scan it again")
+    for image, measures in {
+        "OM__P003_0": {"pen_fraction": 0.08, "focus": 0.001, "quality": "blurred;pen"},
+        "OM__P009_0": {"pen_fraction": 0.03, "quality": "pen"},
+        "TEM__P012_0": {"drift": 0.31, "quality": "drift"},
+    }.items():
+        frame.loc[frame["image"] == image, list(measures)] = list(measures.values())
     return frame
 
 

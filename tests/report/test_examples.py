@@ -102,27 +102,8 @@ def inventory_of(rows: pd.DataFrame, path: str) -> pd.DataFrame:
         frame[column] = rows[column].to_numpy()
     frame["path"] = path
     frame["status"] = "ok"
-    frame["focus"] = np.arange(len(rows), 0, -1) / 10
     frame["thumbnail"] = "thumbnails/t.png"
     return frame.drop_duplicates("image", ignore_index=True)
-
-
-def test_focus_examples_are_the_least_sharp(tmp_path):
-    (tmp_path / "thumbnails").mkdir()
-    Image.fromarray(np.full((10, 20), 7, np.uint8)).save(tmp_path / "thumbnails" / "t.png")
-    inventory = inventory_of(crop_rows(["P0", "P1", "P2"]), "a.png")
-    inventory.loc[2, "status"] = "blank"
-    groups = examples.focus_examples(inventory, tmp_path, 1)
-    assert [tile.caption for tile in groups["OM"]] == ["P1\nfocus 0.2"]
-    assert groups["OM"][0].image.shape == (10, 20)
-
-
-def test_a_missing_thumbnail_is_named(tmp_path):
-    inventory = inventory_of(crop_rows(["P0"]), "a.png")
-    with pytest.raises(
-        GlomflowError, match=r"thumbnails/t\.png is missing; run the step that writes it again"
-    ):
-        examples.focus_examples(inventory, tmp_path, 1)
 
 
 def test_stain_examples_read_the_same_box_again(tmp_path):
@@ -271,7 +252,7 @@ def test_every_figure_is_drawn_from_files(name, drawable, made_up_run, tmp_path)
     ("name", "message"),
     [
         ("cohort_overview", "needs the table of patients, which is not among the inputs"),
-        ("worst_focus", "needs the inventory, which is not among the inputs"),
+        ("worst_images", "needs the inventory, which is not among the inputs"),
         ("training_curves", "needs histories of training, which is not among the inputs"),
         ("ablation", "needs the summary of the evaluation, which is not among the inputs"),
         ("few_shot_curves", "needs the few-shot summary, which is not among the inputs"),

@@ -177,6 +177,13 @@ def test_figures_say_what_they_show(name, expected):
         assert text in said
 
 
+def test_small_groups_stand_beside_each_other():
+    groups = {"a": tiles(3), "b": tiles(2), "c": tiles(4), "d": tiles(1)}
+    below, beside = (figures_images.contact_sheet(groups, beside=flag) for flag in (False, True))
+    assert words(below) == words(beside)
+    assert beside.get_size_inches()[1] == pytest.approx(0.75 * below.get_size_inches()[1], rel=1e-6)
+
+
 def test_confusion_counts_of_several_seeds_keep_a_decimal():
     said = words(figures_metrics.confusion_matrix(confusion([[8.5, 1.5, 0], [0, 9, 0], [0, 0, 9]]), CLASSES))
     assert "8.5\n85 %" in said

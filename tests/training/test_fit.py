@@ -187,6 +187,24 @@ def test_trainable_encoder_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert all("layer4" in name for name in moved)
 
 
+def test_stain_augmentation_changes_the_training_and_nothing_else(tmp_path: Path) -> None:
+    stores = make_stores(tmp_path, patients=6, size=32)
+    table = train_table(6, 2)
+    losses = {}
+    for name, strength, flips in (("none", 0.0, False), ("some", 1.0, False), ("again", 1.0, False)):
+        (tmp_path / name).mkdir()
+        configuration = settings(
+            encoder={"name": "resnet10t", "trainable": "last", "shared": True},
+            epochs=1,
+            flips=flips,
+            stain_augmentation=strength,
+        )
+        train(tmp_path / name, stores, configuration, table=table)
+        losses[name] = pd.read_parquet(tmp_path / name / "h.parquet")["train_loss"].tolist()
+    assert losses["some"] == losses["again"]
+    assert losses["some"] != losses["none"]
+
+
 def test_nan_loss_names_the_patients(tmp_path: Path) -> None:
     stores = make_stores(tmp_path)
     poison(stores, "p02")

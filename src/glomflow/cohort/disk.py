@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from glomflow.cohort.sheet_file import Sheet, first_of
-from glomflow.files import sha256_file
+from glomflow.image_parts import image_digest, image_parts, is_image_folder, missing_companion
 from glomflow.suggest import nearest_numbered
 
 MAX_SUGGESTIONS = 20
@@ -35,14 +35,15 @@ class CohortFolder:
         self._inside: dict[str, bool] = {}
         self._suggestions = 0
 
-    def examine(self, path: str) -> tuple[str, int]:
+    def examine(self, path: str, *, images: bool = False) -> tuple[str, int]:
         """Looks at a file named in a sheet.
 
         Args:
             path: Path in the cohort folder, normalised.
+            images: Whether it names an image, which may be a folder (OME-Zarr, DICOM) or have companions.
 
         Returns:
-            What is wrong and what to do ('' if nothing), and the file's size in bytes.
+            What is wrong and what to do ('' if nothing), and the size in bytes with all parts.
         """
         form = _wrong_form(path)
         if form:
@@ -58,9 +59,10 @@ class CohortFolder:
                 found = os.stat(full)
         except (OSError, ValueError):
             return f"there is no such file in the cohort folder{self._suggest(path)}", 0
-        if stat.S_ISDIR(found.st_mode):
-            return "this is a folder; name the image file in it", 0
-        return "", found.st_size
+        if not images:
+            is_folder = stat.S_ISDIR(found.st_mode)
+            return ("this is a folder; name the file in it", 0) if is_folder else ("", found.st_size)
+        return _examine_image(Path(full), path, found)
 
     def _contains(self, real: str) -> bool:
         return real == self.root or real.startswith(self.root.rstrip(os.sep) + os.sep)
@@ -84,6 +86,27 @@ class CohortFolder:
         return f"; did you mean '{posixpath.join(parent, found)}'?" if found else advice
 
 
+def _examine_image(full: Path, path: str, found: os.stat_result) -> tuple[str, int]:
+    companion = missing_companion(full)
+    if companion:
+        beside = posixpath.join(posixpath.dirname(path), companion)
+        return f"'{beside}', which belongs to this image, is missing; copy it there, too", 0
+    if not stat.S_ISDIR(found.st_mode):
+        parts = image_parts(full)
+        return "", found.st_size if len(parts) < 2 else _size_of(parts)
+    try:
+        is_image = is_image_folder(full)
+    except OSError as error:
+        return f"the folder cannot be read ({error.strerror})", 0
+    if not is_image:
+        return "this is a folder without an OME-Zarr or DICOM slide in it; name the image file in it", 0
+    return "", _size_of(image_parts(full))
+
+
+def _size_of(parts: list[Path]) -> int:
+    return sum(part.stat().st_size for part in parts)
+
+
 def _wrong_form(path: str) -> str:
     if "\\" in path:
         return "write the path with '/' instead of '\\'"
@@ -101,10 +124,16 @@ def _leaves(how: str) -> str:
     )
 
 
-def check_paths(sheet: Sheet, column: str, folder: CohortFolder) -> pd.Series[int]:
+def check_paths(sheet: Sheet, column: str, folder: CohortFolder, *, images: bool = False) -> pd.Series[int]:
     """Checks the files that a column names; empty cells are passed over.
 
     The column is normalised in place ('./a//b.png' becomes 'a/b.png').
+
+    Args:
+        sheet: The sheet.
+        column: Column of paths.
+        folder: The cohort folder.
+        images: Whether the column names images, which may be folders.
 
     Returns:
         Size of each row's file in bytes; -1 where there is none.
@@ -118,7 +147,7 @@ def check_paths(sheet: Sheet, column: str, folder: CohortFolder) -> pd.Series[in
     for row, path in zip(frame.loc[given, "row"], frame.loc[given, column], strict=True):
         clean = path if "\\" in path or ".." in path else posixpath.normpath(path)
         if clean not in seen:
-            seen[clean] = folder.examine(clean)
+            seen[clean] = folder.examine(clean, images=images)
         advice, size = seen[clean]
         if advice:
             sheet.add(int(row), column, path, advice)
@@ -160,7 +189,7 @@ def check_not_shared(
     """
     frame = sheet.frame[["row", "patient", column]].assign(key=sizes.astype("str"))
     frame = frame[candidates & (sizes > 0) & (frame["patient"] != "")]
-    for digest in (_sampled_digest, sha256_file):
+    for digest in (_sampled_digest, _whole_digest):
         frame = _several_patients(frame)
         if frame.empty:
             return
@@ -195,7 +224,13 @@ def _digest_of(digest: Callable[[str], str], path: str) -> str:
         return ""
 
 
+def _whole_digest(path: str) -> str:
+    return image_digest(path)[0]
+
+
 def _sampled_digest(path: str) -> str:
+    if os.path.isdir(path):
+        return _whole_digest(path)  # many small files: no part of one says more than its size did
     size = os.path.getsize(path)
     digest = hashlib.sha256(str(size).encode())
     with open(path, "rb") as handle:

@@ -14,11 +14,14 @@ from pathlib import Path
 from glomflow.cohort.sheets import shard_of
 from glomflow.errors import CohortError, Problem
 from glomflow.files import sha256_file, sha256_json
+from glomflow.image_parts import image_stamp
 from glomflow.suggest import did_you_mean
 
 
 def shard_fingerprint(images: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
     """Digests size and modification time of every image and annotation of a shard.
+
+    Of an image that is a folder or has companion files, all of them count.
 
     Args:
         images: The shard's IMAGES table; it need not exist yet.
@@ -37,7 +40,7 @@ def shard_fingerprint(images: str | os.PathLike[str], folder: str | os.PathLike[
     except (OSError, ValueError):
         return "unreadable"
     paths = {path for name in ("path", "annotation") for path in table[name].to_pylist() if path}
-    return sha256_json([[path, *_stamp(Path(folder) / path)] for path in sorted(paths)])
+    return sha256_json([[path, *image_stamp(Path(folder) / path)] for path in sorted(paths)])
 
 
 def require_sheets(folder: str | os.PathLike[str], names: Sequence[str]) -> None:

@@ -136,7 +136,7 @@ def check_image_files(
         folder: The cohort folder; None leaves the files alone.
         mask: Column of annotation files.
     """
-    sizes = None if folder is None else check_paths(sheet, column, folder)
+    sizes = None if folder is None else check_paths(sheet, column, folder, images=True)
     first = check_listed_once(sheet, column)
     if folder is not None and sizes is not None:
         check_paths(sheet, mask, folder)

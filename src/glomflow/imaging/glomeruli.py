@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,13 @@ import pandas as pd
 
 from glomflow.config import GlomerulusCrops, Stain
 from glomflow.errors import GlomflowError, ImageError
-from glomflow.imaging.annotations import Outline, polygon_mask, read_outlines, share_inside
+from glomflow.imaging.annotations import (
+    Outline,
+    polygon_mask,
+    read_outlines,
+    share_inside,
+    touches_border,
+)
 from glomflow.imaging.crop_store import PathLike, crop_writer
 from glomflow.imaging.pixels import as_rgb_uint8
 from glomflow.imaging.readers import ImageReader, open_image
@@ -24,10 +30,9 @@ from glomflow.tables import CROPS, write_table
 Bytes = npt.NDArray[np.uint8]
 Row = Mapping[Any, Any]
 White = tuple[float, float, float]
+Found = Mapping[str, Sequence[Outline]]
 
 WHITE = 255
-BORDER_PX = 1.0
-"""An outline this near to the edge of the image touches it."""
 ENOUGH_TISSUE = 0.25
 """An outline with less tissue than this share shows a torn or an empty glomerulus."""
 
@@ -101,10 +106,7 @@ def plan_outline(
         side=side,
         um_per_px=side * um_per_px / settings.size,
         inside=share_inside(outline, image_size),
-        at_border=left < BORDER_PX
-        or top < BORDER_PX
-        or right > width - BORDER_PX
-        or bottom > height - BORDER_PX,
+        at_border=touches_border(outline, image_size),
         padded=x < 0 or y < 0 or x + side > width or y + side > height,
         outlines=(outline,),
         lesion=outline.lesion,
@@ -197,6 +199,7 @@ def iterate_crops(
     folder: Path,
     settings: GlomerulusCrops,
     stain: Stain,
+    found: Found | None = None,
 ) -> Iterator[tuple[Bytes, dict[str, Any]]]:
     """Yields the crops of a shard one by one, with their rows less ``row`` and ``selected``.
 
@@ -215,7 +218,8 @@ def iterate_crops(
             )
         target = target_for(targets, image["stain"])
         try:
-            crops = _crops_of_image(image, source, target, folder, settings, stain)
+            outlines = (found or {}).get(str(image["image"]))
+            crops = _crops_of_image(image, source, target, folder, settings, stain, outlines)
         except ImageError as error:
             print(f"no glomerulus crops of image '{image['image']}': {error.reason}")
             continue
@@ -230,6 +234,7 @@ def crop_glomeruli_shard(
     folder: Path,
     settings: GlomerulusCrops,
     stain: Stain,
+    found: Found | None = None,
 ) -> tuple[Bytes, pd.DataFrame]:
     """Cuts the glomeruli out of a shard's light microscopy images.
 
@@ -241,6 +246,7 @@ def crop_glomeruli_shard(
         folder: Cohort folder.
         settings: How crops are cut and chosen.
         stain: Stain normalisation.
+        found: Outlines by image, of images that have no annotation: what the finder found.
 
     Returns:
         (N, size, size, 3) uint8, and N rows as ``CROPS``; images in the order of the inventory,
@@ -249,7 +255,7 @@ def crop_glomeruli_shard(
     Raises:
         GlomflowError: A slide has no profile or a stain no target.
     """
-    pairs = list(iterate_crops(inventory, images, profiles, targets, folder, settings, stain))
+    pairs = list(iterate_crops(inventory, images, profiles, targets, folder, settings, stain, found))
     crops = np.zeros((len(pairs), settings.size, settings.size, 3), np.uint8)
     for row, (crop, _) in enumerate(pairs):
         crops[row] = crop
@@ -266,6 +272,7 @@ def write_glomeruli_shard(
     folder: Path,
     settings: GlomerulusCrops,
     stain: Stain,
+    found: Found | None = None,
 ) -> int:
     """Writes the crop store of a shard crop by crop, holding those of one image at a time.
 
@@ -279,13 +286,16 @@ def write_glomeruli_shard(
         folder: Cohort folder.
         settings: How crops are cut and chosen.
         stain: Stain normalisation.
+        found: Outlines found in images without annotation.
 
     Returns:
         The number of crops.
     """
     records = []
     with crop_writer(npy_path, (settings.size, settings.size, 3)) as writer:
-        for crop, record in iterate_crops(inventory, images, profiles, targets, folder, settings, stain):
+        for crop, record in iterate_crops(
+            inventory, images, profiles, targets, folder, settings, stain, found
+        ):
             writer.append(crop)
             records.append(record)
     write_table(parquet_path, _index(records, settings), CROPS)
@@ -308,30 +318,39 @@ def _crops_of_image(
     folder: Path,
     settings: GlomerulusCrops,
     stain: Stain,
+    found: Sequence[Outline] | None,
 ) -> list[tuple[Bytes, dict[str, Any]]]:
     with open_image(folder / image["path"]) as reader:
         if np.issubdtype(reader.dtype, np.integer):
             reader.fill = float(np.iinfo(reader.dtype).max)
         return [
             _cut(reader, plan, image, source, target, settings, stain)
-            for plan in _plans(reader, image, folder, settings)
+            for plan in _plans(reader, image, folder, settings, found)
         ]
 
 
-def _plans(reader: ImageReader, image: Row, folder: Path, settings: GlomerulusCrops) -> list[CropPlan]:
+def _plans(
+    reader: ImageReader,
+    image: Row,
+    folder: Path,
+    settings: GlomerulusCrops,
+    found: Sequence[Outline] | None,
+) -> list[CropPlan]:
     size = reader.width, reader.height
     annotation = image["annotation"] if isinstance(image["annotation"], str) else ""
     whole = image["kind"] == "crop"
-    outlines = []
+    outlines = [] if whole or annotation or found is None else list(found)
     if annotation and (settings.mask_background or not whole):
-        outlines = read_outlines(folder / annotation, image_size=size)
+        outlines = read_outlines(folder / annotation, image_size=size, image_name=str(image["path"]))
     if whole:
         return [plan_whole(outlines, size, image["um_per_px"], image["lesion"], settings.size)]
     if not outlines:
+        if found is not None:
+            raise ImageError("no_annotation", f"no glomerulus was found in image '{image['path']}'")
         raise ImageError(
             "no_annotation",
-            f"image '{image['path']}' has no annotation; fill the column 'annotation' of images.csv with its "
-            "GeoJSON outlines or label mask",
+            f"image '{image['path']}' has no annotation; fill the column 'annotation' of images.csv with the "
+            "file of its outlines",
         )
     return [
         plan_outline(outline, number, size, image["um_per_px"], settings)

@@ -3,14 +3,13 @@
 The IM images of a patient come in one of three forms: a file with a channel per marker, a file per
 marker, or a colour composite. Each form becomes one RGB crop in which a colour stands for a group of
 markers. Samples are scaled by the range of their type and ``max_level``, never by the image itself:
-how bright a marker is *is* the finding.
+how bright a marker is *is* the finding, and a dark one a finding like any other.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,18 @@ import pandas as pd
 
 from glomflow.config import ImCrops
 from glomflow.errors import ImageError
+from glomflow.imaging.im_background import THUMBNAIL_PX, background_at, background_of
+from glomflow.imaging.im_channels import (
+    COLOUR,
+    Levels,
+    as_bytes,
+    brightness,
+    channel_markers,
+    compose,
+    has_one_hue,
+    plain,
+    same_marker,
+)
 from glomflow.tables import CROPS
 
 if TYPE_CHECKING:
@@ -28,16 +39,28 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-COLOUR = ("R", "G", "B")
 OUTLINE_MARGIN = 0.15
 """Context around an annotated glomerulus, as a share of its longer edge."""
 DARK_LEVEL = 0.25
 """A crop is flagged dark if 99 % of its pixels are below this share of full brightness."""
+_HUE_PX = 256
+"""Longest edge of the picture that a colour image's hues are looked for in."""
+
+__all__ = [
+    "DARK_LEVEL",
+    "brightness",
+    "channel_markers",
+    "compose",
+    "crop_im_shard",
+    "entropy",
+    "has_one_hue",
+    "same_marker",
+]
 
 
 @dataclass(frozen=True)
 class _Member:
-    """One file of a set. ``markers`` names its channels; empty: a colour composite, used as it is."""
+    """One file of a set. ``markers`` names its channels; empty: a colour image of unnamed markers."""
 
     image: str
     path: str
@@ -63,6 +86,8 @@ class _Square:
     width: int
     height: int
     lesion: str | None = None
+    is_cut: bool = False
+    """Whether the outline that it holds touches the edge of the image."""
 
     @property
     def reaches_out(self) -> bool:
@@ -113,58 +138,6 @@ def crop_im_shard(
     return stack, pd.DataFrame(rows, columns=list(CROPS))
 
 
-def channel_markers(name: str, channels: Sequence[str], marker: str | None) -> tuple[str, ...]:
-    """Says which marker each channel of an IM image shows.
-
-    Args:
-        name: The file, for messages.
-        channels: Channel names by the file; ``('R', 'G', 'B')`` for a colour image.
-        marker: The sheet's marker column, names joined by ';'. It has precedence over the file.
-
-    Returns:
-        A name per channel; one name for a colour image of one marker, whose channels are to be
-        merged; none for a colour composite of unnamed markers.
-
-    Raises:
-        ImageError: The sheet names another number of markers than the file has channels.
-    """
-    given = tuple(part.strip() for part in (marker or "").split(";") if part.strip())
-    colour = tuple(channels) == COLOUR
-    if not given:
-        return () if colour else tuple(channels)
-    if len(given) == len(channels) or (colour and len(given) == 1):
-        return given
-    raise ImageError(
-        "unsupported_format",
-        f"{name}: the column marker of images.csv names {len(given)} marker{'s'[: len(given) > 1]} "
-        f"({', '.join(given)}) but the file has {len(channels)} channel{'s'[: len(channels) > 1]} "
-        f"({', '.join(channels)}); name one marker per channel, joined by ';'",
-    )
-
-
-def same_marker(first: str, second: str) -> bool:
-    """Tells whether two names mean one marker: case, '-', '_', spaces and 'anti' do not count."""
-    return _plain(first) == _plain(second)
-
-
-def compose(levels: dict[str, npt.NDArray[np.float32]], settings: ImCrops) -> npt.NDArray[np.uint8]:
-    """Composes markers into a colour picture.
-
-    Args:
-        levels: Brightness by marker name, each (H, W), 0 to 1 of full brightness.
-        settings: Which markers make up which colour.
-
-    Returns:
-        (H, W, 3) uint8: per colour the mean over those of its markers that are there, 0 if none is.
-    """
-    planes = []
-    shape = next(iter(levels.values())).shape
-    for wanted in (settings.red, settings.green, settings.blue):
-        there = [level for name, level in levels.items() if any(same_marker(name, want) for want in wanted)]
-        planes.append(np.mean(there, axis=0) if there else np.zeros(shape, np.float32))
-    return np.rint(np.stack(planes, axis=-1) * 255.0).astype(np.uint8)
-
-
 def _members(rows: pd.DataFrame, sheet: pd.DataFrame) -> list[_Member]:
     members = []
     for row in rows.to_dict("records"):
@@ -207,8 +180,12 @@ def _sets(members: list[_Member]) -> list[list[_Member]]:
 
 
 def _markers_shown(some: list[_Member], settings: ImCrops) -> int:
-    wanted = {_plain(name) for name in (*settings.red, *settings.green, *settings.blue)}
-    return len(wanted & {_plain(name) for member in some for name in member.markers})
+    wanted = {plain(name) for name in _wanted(settings)}
+    return len(wanted & {plain(name) for member in some for name in member.markers})
+
+
+def _wanted(settings: ImCrops) -> list[str]:
+    return list(dict.fromkeys(name for names in settings.colours for name in names))
 
 
 def _crop(
@@ -221,31 +198,67 @@ def _crop(
         raise _none_of_the_markers(some[0], names, settings)
     guide = next((member for member in some if member.annotation), None)
     outlined = _outlined_square(guide, folder, settings) if guide else None
-    levels: dict[str, npt.NDArray[np.float32]] = {}
+    levels: dict[str, Levels] = {}
     squares: list[_Square] = []
+    flags: set[str] = set()
     crop: npt.NDArray[np.uint8] | None = None
     for member in some:
         with open_image(folder / member.path) as reader:
             square = _scaled(outlined, reader) if outlined else _centred(reader, member, settings)
-            pixels = _read(reader, square, member, settings.size)
+            level, further = _levels_of(reader, square, member, settings)
         squares.append(square)
+        flags |= further
         if member.is_composite:
-            crop = np.rint(brightness(pixels, member.path) * 255.0).astype(np.uint8)
+            crop = as_bytes(np.broadcast_to(level, (*level.shape[:2], 3)))
             continue
-        level = np.clip(brightness(pixels, member.path) / settings.max_level, 0.0, 1.0)
-        if member.colour and len(member.markers) == 1:
-            level = level.max(axis=2, keepdims=True)
         levels.update({name: level[..., index] for index, name in enumerate(member.markers)})
     if crop is None:
         crop = compose(levels, settings)
-    return crop, _index_row(some[0], squares, crop)
+    return crop, _index_row(some[0], squares, crop, flags)
 
 
-def _index_row(first: _Member, squares: list[_Square], crop: npt.NDArray[np.uint8]) -> dict[str, Any]:
+def _levels_of(
+    reader: ImageReader, square: _Square, member: _Member, settings: ImCrops
+) -> tuple[Levels, set[str]]:
+    """Reads the square as shares of full brightness, (size, size, C), and says what to flag.
+
+    C is the number of markers; for an unnamed colour image 3, or 1 if it shows one fluorophore.
+    """
+    flags = set()
+    merged = member.colour and len(member.markers) == 1
+    level = brightness(_read(reader, square, member, settings.size), member.path)
+    if member.is_composite and settings.unnamed_colour == "detect":
+        merged = has_one_hue(brightness(reader.thumbnail(_HUE_PX), member.path))
+        if merged:
+            flags.add("one_hue")
+            print(
+                f"note: {member.path} shows a single hue and is taken for a photograph of one marker, shown "
+                "in grey; name it in the column marker of images.csv, or set imaging.im.unnamed_colour: "
+                "composite"
+            )
+    if merged:
+        level = level.max(axis=2, keepdims=True)
+    if settings.background != "none":
+        whole = brightness(reader.thumbnail(THUMBNAIL_PX[settings.background]), member.path)
+        floor, bounded = background_of(whole.max(axis=2, keepdims=True) if merged else whole, settings)
+        if bounded:
+            flags.add("bright_background")
+        image_size = reader.width, reader.height
+        level = level - background_at(floor, square.x, square.y, square.edge, image_size, settings.size)
+    return np.clip(level / settings.max_level, 0.0, 1.0).astype(np.float32), flags
+
+
+def _index_row(
+    first: _Member, squares: list[_Square], crop: npt.NDArray[np.uint8], flags: set[str]
+) -> dict[str, Any]:
     square = squares[0]
-    flags = ["padded"] if any(other.reaches_out for other in squares) else []
-    if np.percentile(crop.max(axis=2), 99) < DARK_LEVEL * 255:
-        flags.append("dark")
+    notes = {
+        "at_border": square.is_cut,
+        "padded": any(other.reaches_out for other in squares),
+        "dark": bool(np.percentile(crop.max(axis=2), 99) < DARK_LEVEL * 255),
+        "one_hue": "one_hue" in flags,
+        "bright_background": "bright_background" in flags,
+    }
     return {
         "crop": f"{first.image}#0",
         "image": first.image,
@@ -259,7 +272,7 @@ def _index_row(first: _Member, squares: list[_Square], crop: npt.NDArray[np.uint
         "lesion": square.lesion or first.lesion,
         "information": entropy(crop.max(axis=2)),
         "selected": True,
-        "flag": ";".join(flags),
+        "flag": ";".join(note for note, true in notes.items() if true),
     }
 
 
@@ -268,30 +281,6 @@ def entropy(gray: npt.NDArray[np.uint8]) -> float:
     counts = np.bincount(gray.reshape(-1) >> 3, minlength=32)
     share = counts[counts > 0] / gray.size
     return float(-(share * np.log2(share)).sum() / 5.0) + 0.0
-
-
-def brightness(samples: Array, name: str) -> npt.NDArray[np.float32]:
-    """Scales samples by the range of their type.
-
-    Args:
-        samples: Array of any shape; integers, or floats from 0 to 1.
-        name: The file, for messages.
-
-    Returns:
-        float32 of the same shape, 0 to 1; negative samples become 0.
-
-    Raises:
-        ImageError: The samples are floats that are not finite or exceed 1: their range is unknown.
-    """
-    if np.issubdtype(samples.dtype, np.integer):
-        return np.clip(samples.astype(np.float32) / np.iinfo(samples.dtype).max, 0.0, 1.0).astype(np.float32)
-    if not np.isfinite(samples).all() or (samples.size and samples.max() > 1.0 + 1e-6):
-        raise ImageError(
-            "unsupported_format",
-            f"{name}: its samples are {samples.dtype} and not all within 0 to 1, so full brightness is "
-            "unknown; save it as 8-bit or 16-bit integers",
-        )
-    return np.clip(samples, 0.0, 1.0).astype(np.float32)
 
 
 def _centred(reader: ImageReader, member: _Member, settings: ImCrops) -> _Square:
@@ -303,19 +292,20 @@ def _centred(reader: ImageReader, member: _Member, settings: ImCrops) -> _Square
 
 def _outlined_square(member: _Member, folder: Path, settings: ImCrops) -> _Square:
     """Returns the square around the largest outline of an image's annotation."""
-    from glomflow.imaging.annotations import read_outlines
+    from glomflow.imaging.annotations import polygon_area, read_outlines, touches_border
     from glomflow.imaging.readers import open_image
 
     with open_image(folder / member.path) as reader:
         width, height = reader.width, reader.height
-    outlines = read_outlines(folder / str(member.annotation), image_size=(width, height))
-    outline: Outline = max(outlines, key=lambda some: _area(some.polygon))
+    size = width, height
+    outlines = read_outlines(folder / str(member.annotation), image_size=size, image_name=member.path)
+    outline: Outline = max(outlines, key=lambda some: polygon_area(some.polygon))
     low, high = outline.polygon.min(axis=0), outline.polygon.max(axis=0)
     edge = float((high - low).max()) * (1.0 + 2.0 * OUTLINE_MARGIN)
     if settings.um_per_px is not None and math.isfinite(member.um_per_px):
         edge = max(edge, settings.size * settings.um_per_px / member.um_per_px)
     x, y = (low + high) / 2 - edge / 2
-    return _Square(float(x), float(y), edge, width, height, outline.lesion)
+    return _Square(float(x), float(y), edge, width, height, outline.lesion, touches_border(outline, size))
 
 
 def _scaled(square: _Square, reader: ImageReader) -> _Square:
@@ -329,7 +319,9 @@ def _scaled(square: _Square, reader: ImageReader) -> _Square:
             "annotate each image, or give images of one field the same shape",
         )
     edge = square.edge * factor
-    return _Square(square.x * factor, square.y * factor, edge, reader.width, reader.height, square.lesion)
+    return replace(
+        square, x=square.x * factor, y=square.y * factor, edge=edge, width=reader.width, height=reader.height
+    )
 
 
 def _read(reader: ImageReader, square: _Square, member: _Member, size: int) -> Array:
@@ -345,21 +337,12 @@ def _read(reader: ImageReader, square: _Square, member: _Member, size: int) -> A
 
 
 def _none_of_the_markers(first: _Member, names: list[str], settings: ImCrops) -> ImageError:
-    wanted = ", ".join((*settings.red, *settings.green, *settings.blue))
+    wanted = ", ".join(_wanted(settings))
     return ImageError(
         "unsupported_format",
         f"{first.path}: shows none of the configured markers ({wanted}) but {', '.join(names)}; name its "
-        "markers in the column marker of images.csv, or change imaging.im.red, green and blue",
+        "markers in the column marker of images.csv, or change imaging.im.markers (or red, green and blue)",
     )
-
-
-def _area(polygon: Array) -> float:
-    x, y = polygon[:, 0], polygon[:, 1]
-    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2.0
-
-
-def _plain(name: str) -> str:
-    return "".join(name.lower().replace("anti", "").replace("-", "").replace("_", "").split())
 
 
 def _text(value: Any) -> str | None:

@@ -12,14 +12,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from glomflow.config import Ingest
+from glomflow.config_quality import Quality
 from glomflow.errors import CohortError, GlomflowError, ImageError, Problem
-from glomflow.files import atomic_path, sha256_file
+from glomflow.files import atomic_path
 from glomflow.imaging.annotations import verify_annotation
 from glomflow.imaging.im import channel_markers
 from glomflow.imaging.pixels import as_gray_uint8, as_rgb_uint8
-from glomflow.imaging.quality import is_blank, measure
+from glomflow.imaging.quality import Finding, Views, is_blank, judge, measure
 from glomflow.imaging.readers import ImageReader, open_image
 from glomflow.imaging.readers.base import decoding
+from glomflow.imaging.readers.parts import image_digest, image_exists
 from glomflow.tables import INVENTORY
 
 Row = Mapping[Any, Any]
@@ -39,6 +41,8 @@ def ingest_shard(
     allow_anisotropic: bool,
     thumbnails: Path,
     shard: int,
+    quality: Quality | None = None,
+    finder: bool = False,
 ) -> pd.DataFrame:
     """Opens every image of a shard and writes its thumbnail.
 
@@ -51,6 +55,8 @@ def ingest_shard(
         allow_anisotropic: Whether pixels may be other than square.
         thumbnails: Folder for the shard's thumbnails, two levels below that of the inventory.
         shard: Number of the shard.
+        quality: What counts as a poor image; by default, the defaults.
+        finder: Whether glomeruli are found in OM fields that have no outlines.
 
     Returns:
         One INVENTORY row per image, in the order of ``images``.
@@ -60,7 +66,9 @@ def ingest_shard(
     for image in images.to_dict("records"):
         row = _empty_row(image, shard)
         try:
-            _ingest(row, image, folder, settings, allow_anisotropic, thumbnails)
+            _ingest(row, image, folder, settings, quality or Quality(), allow_anisotropic, thumbnails)
+            _check_annotation(image, folder, (row["width"], row["height"]), finder)
+            row["status"] = "ok"
         except ImageError as error:
             row.update(status=error.status, reason=error.reason)
         rows.append(row)
@@ -86,33 +94,27 @@ def _ingest(
     image: Row,
     folder: Path,
     settings: Ingest,
+    quality: Quality,
     allow_anisotropic: bool,
     thumbnails: Path,
 ) -> None:
     """Fills ``row`` as far as it gets before an :class:`ImageError`."""
     path = folder / _text(image, "path")
     modality = _text(image, "modality")
-    if path.is_file():
+    if image_exists(path):
         with decoding(path):
-            row.update(sha256=sha256_file(path), bytes=path.stat().st_size)
+            row["sha256"], row["bytes"] = image_digest(path)
     with open_image(path) as reader:
-        row.update(
-            reader=reader.name,
-            width=reader.width,
-            height=reader.height,
-            levels=len(reader.levels),
-            channels=";".join(reader.channels),
-            dtype=str(reader.dtype),
-        )
+        row.update(_header(reader))
         reader.check()
-        picture = reader.thumbnail(settings.thumbnail_px)
-        if is_blank(picture):
+        views = Views(reader)
+        picture = views.thumbnail(settings.thumbnail_px)
+        # A marker without any signal is a finding, if a negative one.
+        if is_blank(picture) and not (modality == "IM" and not picture.any()):
             raise ImageError(
                 "blank",
                 f"{path.name}: every pixel has the same value; export the image again or remove its row",
             )
-        quality = measure(reader, picture, modality)
-        row.update(vars(quality))
         file = thumbnails / f"{_file_name(_text(image, 'image'))}.jpg"
         _write_thumbnail(file, picture, reader.channels, modality)
         row["thumbnail"] = file.relative_to(thumbnails.parent.parent).as_posix()
@@ -123,26 +125,51 @@ def _ingest(
             nm_per_px_default=settings.nm_per_px,
             allow_anisotropic=allow_anisotropic,
         )
+        row.update(vars(measure(views, picture, modality, row["um_per_px"], quality)))
         if modality == "IM":
             channel_markers(_text(image, "path"), reader.channels, _text(image, "marker") or None)
-    _check_annotation(image, folder, (row["width"], row["height"]))
-    row["status"] = "ok"
+    findings = judge(row, modality, quality)
+    row["quality"] = ";".join(finding.flag for finding in findings)
+    _check_quality(_text(image, "path"), findings, quality)
 
 
-def _check_annotation(image: Row, folder: Path, size: tuple[int, int]) -> None:
+def _header(reader: ImageReader) -> dict[str, Any]:
+    return {
+        "reader": reader.name,
+        "width": reader.width,
+        "height": reader.height,
+        "levels": len(reader.levels),
+        "channels": ";".join(reader.channels),
+        "dtype": str(reader.dtype),
+    }
+
+
+def _check_quality(path: str, findings: Sequence[Finding], settings: Quality) -> None:
+    unwanted = [finding for finding in findings if finding.flag in settings.exclude]
+    if unwanted:
+        named = ", ".join(f"'{finding.flag}'" for finding in unwanted)
+        raise ImageError(
+            "poor_quality",
+            f"{path}: {' and '.join(map(str, unwanted))}, and imaging.quality.exclude names {named}; "
+            "take a better image, change the threshold, or take the flag off that list",
+        )
+
+
+def _check_annotation(image: Row, folder: Path, size: tuple[int, int], finder: bool) -> None:
     if _text(image, "kind") == "crop":
         return
     annotation = _text(image, "annotation")
     if annotation and (folder / annotation).is_file():
-        verify_annotation(folder / annotation, size)
+        verify_annotation(folder / annotation, size, image_name=_text(image, "path"))
         return
-    if _text(image, "modality") != "OM" and not annotation:
+    if not annotation and (finder or _text(image, "modality") != "OM"):
         return
     what = f"there is no file {annotation}" if annotation else "no glomerulus outlines are given"
     raise ImageError(
         "no_annotation",
-        f"{_text(image, 'path')}: {what}; name a GeoJSON file or a label mask in column 'annotation' of "
-        "images.csv, or write 'crop' in column 'kind' if the image is one glomerulus",
+        f"{_text(image, 'path')}: {what}; name the file of its outlines in column 'annotation' of "
+        "images.csv, write 'crop' in column 'kind' if the image is one glomerulus, or let the finder "
+        "outline images that have no annotation (imaging.finder.enabled: true)",
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,39 @@ from glomflow.config import Stain
 from glomflow.errors import GlomflowError, ImageError
 from glomflow.imaging.pixels import as_rgb_uint8
 from glomflow.imaging.readers import ImageReader, open_image
-from glomflow.imaging.stain import (
-    StainProfile,
-    Vector,
-    estimate_background,
-    estimate_profile,
-    tissue_mask,
+from glomflow.imaging.stain import StainProfile, estimate_background, estimate_profile, tissue_mask
+from glomflow.imaging.stain.profile import Method
+from glomflow.imaging.stain_profiles import profile_from_row, profile_row, profiles_by_slide, target_for
+from glomflow.imaging.stain_recolour import renormalise_store, write_renormalised_store
+from glomflow.imaging.stain_standards import (
+    STANDARD_MACENKO,
+    STANDARD_REINHARD,
+    STANDARD_VAHADANE,
+    THREE_DYES,
+    is_white_only,
+    number_of_dyes,
+    stain_key,
+    standard_target,
 )
+from glomflow.imaging.stain_white import standard_white, white_profile
 from glomflow.tables import STAIN_PROFILES
+
+__all__ = [
+    "STANDARD_MACENKO",
+    "STANDARD_REINHARD",
+    "STANDARD_VAHADANE",
+    "choose_target",
+    "fit_target",
+    "profile_from_row",
+    "profile_row",
+    "profile_shard",
+    "profiles_by_slide",
+    "renormalise_store",
+    "sample_pixels",
+    "stain_key",
+    "target_for",
+    "write_renormalised_store",
+]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -33,138 +58,14 @@ PATCH = 256
 """Edge of the patches that a larger slide is sampled by, px at the profile's resolution."""
 OVERVIEW = 1024
 
-_MACENKO_CONCENTRATIONS: Vector = (1.9705, 1.0308)
-STANDARD_MACENKO: Mapping[str, StainProfile] = {
-    "HE": StainProfile(
-        "macenko",
-        "standard HE",
-        matrix=((0.5626, 0.7201, 0.4062), (0.2159, 0.8012, 0.5581)),
-        concentrations=_MACENKO_CONCENTRATIONS,
-    ),
-    "PAS": StainProfile(
-        "macenko",
-        "standard PAS",
-        matrix=((0.644211, 0.716556, 0.266844), (0.175411, 0.972178, 0.154589)),
-        concentrations=_MACENKO_CONCENTRATIONS,
-    ),
-}
-"""Fixed Macenko targets.
-
-HE: the reference of Macenko's method as published with its first implementation, at white level 240.
-PAS: haematoxylin and periodic acid-Schiff of Ruifrok and Johnston (2001), as tabulated in the colour
-deconvolution literature. No concentrations are published for these two; those of HE are kept.
-"""
-
-STANDARD_REINHARD: Mapping[str, StainProfile] = {
-    "HE": StainProfile("reinhard", "standard HE", lab_mean=(60.0, 21.0, -23.0), lab_std=(10.0, 8.0, 8.0)),
-    "PAS": StainProfile("reinhard", "standard PAS", lab_mean=(52.0, 24.0, -26.0), lab_std=(11.0, 8.0, 7.5)),
-}
-"""Fixed Reinhard targets.
-
-There is no published CIELAB reference for kidney. These are rounded medians over the tissue of 11
-public kidney images of each stain: ten 256 px patches of Omni-Seg (capsule and tuft) and one field of
-the multi-stain set of Nisar et al.
-"""
-
-_SYNONYMS = {
-    "H&E": "HE",
-    "H-E": "HE",
-    "H+E": "HE",
-    "HES": "HE",
-    "HAEMATOXYLIN AND EOSIN": "HE",
-    "HEMATOXYLIN AND EOSIN": "HE",
-    "PAS-H": "PAS",
-    "PASH": "PAS",
-    "PERIODIC ACID-SCHIFF": "PAS",
-    "JONES": "PASM",
-    "JONES SILVER": "PASM",
-    "SILVER": "PASM",
-    "PAMS": "PASM",
-}
-
-
-def stain_key(stain: object) -> str:
-    """Returns the name that targets go by: ``HE``, ``PAS``, ``PASM``, any other in capitals, or ''.
-
-    Args:
-        stain: Stain as the sheet has it, or a missing value.
-    """
-    if not isinstance(stain, str):
-        return ""
-    name = " ".join(stain.upper().replace("_", " ").split())
-    return _SYNONYMS.get(name, name)
-
-
-def target_for(targets: Mapping[str, StainProfile], stain: object) -> StainProfile:
-    """Returns the target of an image's stain.
-
-    Args:
-        targets: What :func:`choose_target` returned.
-        stain: Stain as the sheet has it, or a missing value.
-
-    Raises:
-        GlomflowError: The stain was not among the images that the targets were chosen for.
-    """
-    key = stain_key(stain)
-    if key not in targets:
-        raise GlomflowError(
-            f"no stain target was chosen for stain '{key}', only for {sorted(targets)}; "
-            "delete the stain profiles and run again"
-        )
-    return targets[key]
-
-
-def profile_row(profile: StainProfile) -> dict[str, Any]:
-    """Returns a profile as a row of the table ``STAIN_PROFILES``."""
-
-    def text(value: object) -> str | None:
-        return None if value is None else json.dumps(value)
-
-    return {
-        "slide": profile.slide,
-        "method": profile.method,
-        "matrix": text(profile.matrix),
-        "concentrations": text(profile.concentrations),
-        "lab_mean": text(profile.lab_mean),
-        "lab_std": text(profile.lab_std),
-        "background": text(profile.background),
-        "tissue_pixels": profile.tissue_pixels,
-        "flag": profile.flag,
-    }
-
-
-def profile_from_row(row: Mapping[Any, Any]) -> StainProfile:
-    """Returns the profile that a row of the table ``STAIN_PROFILES`` holds."""
-
-    def vector(value: object) -> Vector | None:
-        return tuple(json.loads(value)) if isinstance(value, str) and value else None
-
-    matrix = json.loads(row["matrix"]) if isinstance(row["matrix"], str) and row["matrix"] else None
-    return StainProfile(
-        method=row["method"],
-        slide=row["slide"],
-        matrix=(tuple(matrix[0]), tuple(matrix[1])) if matrix else None,
-        concentrations=vector(row["concentrations"]),
-        lab_mean=vector(row["lab_mean"]),
-        lab_std=vector(row["lab_std"]),
-        background=vector(row["background"]) or (),
-        tissue_pixels=int(row["tissue_pixels"]),
-        flag=row["flag"] if isinstance(row["flag"], str) else "",
-    )
-
-
-def profiles_by_slide(profiles: pd.DataFrame) -> dict[str, StainProfile]:
-    """Returns the profiles of a table by slide; of two for one slide, that which rests on more tissue."""
-    ordered = profiles.sort_values("tissue_pixels", kind="stable")
-    return {str(row["slide"]): profile_from_row(row) for row in ordered.to_dict("records")}
-
 
 def profile_shard(
     inventory: pd.DataFrame, images: pd.DataFrame, folder: Path, settings: Stain
 ) -> pd.DataFrame:
     """Estimates a stain profile per slide.
 
-    A slide's profile rests on the pixels of all its images, pooled. Images with a pixel size are read
+    A slide's profile rests on the pixels of all its images, pooled. Slides of a stain in
+    ``settings.white_only`` get one that holds their white level only. Images with a pixel size are read
     at ``settings.um_per_px`` (never enlarged), ready-made crops as they are. An image that cannot be
     read is left out, with a line on standard output. A slide whose images are of different stains, as
     when the sheet names blocks, gets a flag.
@@ -192,7 +93,7 @@ def profile_shard(
                 flag=f"images of different stains ({named}); give each stain its own slide in images.csv",
             )
         else:
-            profile = _slide_profile(str(slide), members, folder, settings)
+            profile = _slide_profile(str(slide), kinds[0], members, folder, settings)
         rows.append(profile_row(profile))
     return pd.DataFrame(rows, columns=list(STAIN_PROFILES))
 
@@ -203,8 +104,14 @@ def choose_target(
     """Chooses the profile to match for each stain of the cohort.
 
     Where nothing sensible can be matched, the target has a flag and images of that stain pass through
-    unchanged: silver and other stains without a published standard, stains that the sheet does not
-    name, and stains other than that of the reference image.
+    unchanged: stains without a published standard, stains that the sheet does not name, and stains other
+    than those of the reference images.
+
+    Several reference images are averaged, each unmixed by itself: the mean of their unit stain vectors
+    (at unit length again), amounts and white levels, or of their colour statistics. This is the variant
+    that Ivanov et al. (2024, arXiv:2406.02077, "Multi-target stain normalization for histology slides")
+    call the average after fitting. All slides still go to one target: matching each slide to the nearest
+    of several would leave as many groups of colours as there are targets, and the groups would be sites.
 
     Args:
         profiles: ``STAIN_PROFILES`` rows of the whole cohort.
@@ -216,27 +123,169 @@ def choose_target(
         A target by :func:`stain_key`, '' for images without a stain.
 
     Raises:
-        GlomflowError: The reference image cannot be read or gives no profile.
+        GlomflowError: A reference image cannot be read or gives no profile, or the targets are to be
+            fitted on training patients.
     """
+    if settings.fitted_per_fold:
+        raise GlomflowError(
+            "imaging.stain.target: training_folds needs the training patients of a fold; a target over all "
+            "patients is imaging.stain.target: cohort_median"
+        )
     microscopy = images[images["modality"] == "OM"]
     keys = microscopy["stain"].map(stain_key, na_action=None)
     stains = sorted({str(key) for key in keys})
     if settings.method == "none":
         return {stain: StainProfile("none", stain) for stain in stains}
     if settings.target == "reference":
-        return _reference_targets(stains, microscopy, keys, settings, folder)
+        read = [
+            _read_reference(path, microscopy, keys, settings, folder) for path in settings.reference_images
+        ]
+        return {stain: _reference_target(stain, read, settings) for stain in stains}
     if settings.target == "standard":
-        return {stain: _standard_target(stain, settings) for stain in stains}
-    by_slide = profiles_by_slide(profiles)
-    targets = {}
-    for stain in stains:
-        slides = microscopy.loc[keys == stain, "slide"].unique()
-        members = [by_slide[slide] for slide in slides if slide in by_slide and not by_slide[slide].flag]
-        targets[stain] = _median_profile(members, stain, settings)
+        return {stain: standard_target(stain, settings) for stain in stains}
+    return _median_targets(stains, profiles, microscopy, keys, settings, "cohort median")
+
+
+def fit_target(
+    profiles: pd.DataFrame,
+    images: pd.DataFrame,
+    settings: Stain,
+    folder: Path,
+    *,
+    patients: set[str] | None = None,
+) -> dict[str, StainProfile]:
+    """Chooses the profile to match for each stain, fitted on the slides of some patients only.
+
+    Args:
+        profiles: ``STAIN_PROFILES`` rows of the whole cohort.
+        images: ``IMAGES`` rows of the whole cohort.
+        settings: What to match. ``standard`` and ``reference`` do not depend on patients; otherwise the
+            median is taken over the slides of ``patients``.
+        folder: Cohort folder.
+        patients: Whose slides may enter, for example the training patients of a fold; all by default.
+
+    Returns:
+        A target by :func:`stain_key` for every stain of the cohort. A stain that none of these patients
+        has a usable slide of gets a flagged target, so that its images pass through unchanged.
+
+    Raises:
+        GlomflowError: None of the patients has a slide with a usable profile; see also
+            :func:`choose_target`.
+    """
+    fixed = settings.method == "none" or settings.target in ("standard", "reference")
+    if patients is None or fixed:
+        return choose_target(profiles, images, settings, folder)
+    microscopy = images[images["modality"] == "OM"]
+    keys = microscopy["stain"].map(stain_key, na_action=None)
+    stains = sorted({str(key) for key in keys})
+    own = microscopy["patient"].isin(patients)
+    targets = _median_targets(stains, profiles, microscopy[own], keys[own], settings, "training median")
+    if targets and all(target.flag for target in targets.values()):
+        raise GlomflowError(
+            f"imaging.stain.target: {settings.target}: none of the {len(patients)} training patients has a "
+            "slide with a usable stain profile; look at the flags of the stain profiles, or set "
+            "imaging.stain.target to standard"
+        )
     return targets
 
 
-def _slide_profile(slide: str, members: pd.DataFrame, folder: Path, settings: Stain) -> StainProfile:
+def _median_targets(
+    stains: list[str],
+    profiles: pd.DataFrame,
+    images: pd.DataFrame,
+    keys: pd.Series[Any],
+    settings: Stain,
+    name: str,
+) -> dict[str, StainProfile]:
+    by_slide = profiles_by_slide(profiles)
+    targets = {}
+    for stain in stains:
+        slides = images.loc[keys == stain, "slide"].unique()
+        members = [by_slide[slide] for slide in slides if slide in by_slide and not by_slide[slide].flag]
+        if members:
+            targets[stain] = _combine(members, f"{name} {stain}".strip(), np.median)
+        else:
+            flag = f"no slide of stain '{stain}' has a usable profile"
+            targets[stain] = StainProfile(_method(stain, settings), f"{name} {stain}".strip(), flag=flag)
+    return targets
+
+
+def _method(stain: str, settings: Stain) -> Method:
+    return standard_white(stain, settings).method if is_white_only(stain, settings) else settings.method
+
+
+def _combine(members: list[StainProfile], name: str, average: Callable[..., Any]) -> StainProfile:
+    """Returns the median or the mean of profiles of one method and number of stains."""
+
+    def over(values: list[Any]) -> tuple[float, ...] | None:
+        return None if values[0] is None else tuple(average(np.array(values, float), axis=0).tolist())
+
+    rows = None
+    if members[0].matrix is not None:
+        matrix = average(np.array([member.matrix for member in members], float), axis=0)
+        matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+        rows = tuple(tuple(row) for row in matrix.tolist())
+    return StainProfile(
+        members[0].method,
+        name,
+        matrix=rows,
+        concentrations=over([member.concentrations for member in members]),
+        lab_mean=over([member.lab_mean for member in members]),
+        lab_std=over([member.lab_std for member in members]),
+        background=over([member.background for member in members]) or (),
+        tissue_pixels=sum(member.tissue_pixels for member in members),
+    )
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """A reference image: its path, its stain (None if the sheet does not list it) and its pixels."""
+
+    path: str
+    stain: str | None
+    pixels: Bytes
+
+
+def _read_reference(
+    path: str, images: pd.DataFrame, keys: pd.Series[Any], settings: Stain, folder: Path
+) -> _Reference:
+    listed = (images["path"] == path).to_numpy()
+    um_per_px = float(images.loc[listed, "um_per_px"].iloc[0]) if listed.any() else math.nan
+    try:
+        with open_image(folder / path) as reader:
+            if math.isnan(um_per_px) and reader.pixel_size:
+                um_per_px = reader.pixel_size[0]
+            pixels = sample_pixels(reader, um_per_px, settings)
+    except ImageError as error:
+        raise GlomflowError(
+            f"imaging.stain.reference '{path}' cannot be used: {error.reason}; name an image that can "
+            "be read, relative to the cohort folder"
+        ) from error
+    return _Reference(path, str(keys[listed].iloc[0]) if listed.any() else None, pixels)
+
+
+def _reference_target(stain: str, references: list[_Reference], settings: Stain) -> StainProfile:
+    fitting = [reference for reference in references if reference.stain in (None, stain)]
+    name = "reference " + ", ".join(reference.path for reference in fitting or references)
+    if not fitting:
+        kinds = " and ".join(f"'{kind}'" for kind in sorted({str(each.stain) for each in references}))
+        images = "reference image is" if len(references) == 1 else "reference images are"
+        return StainProfile(
+            _method(stain, settings), name, flag=f"the {images} of stain {kinds}, not '{stain}'"
+        )
+    profiles = [_profile(each.pixels, stain, settings, f"reference {each.path}") for each in fitting]
+    for reference, profile in zip(fitting, profiles, strict=True):
+        if profile.flag:
+            raise GlomflowError(
+                f"imaging.stain.reference '{reference.path}' gives no stain profile: {profile.flag}; "
+                "name an image that shows more tissue"
+            )
+    return profiles[0] if len(profiles) == 1 else _combine(profiles, name, np.mean)
+
+
+def _slide_profile(
+    slide: str, stain: str, members: pd.DataFrame, folder: Path, settings: Stain
+) -> StainProfile:
     sampled = []
     for row in members.to_dict("records"):
         try:
@@ -248,7 +297,16 @@ def _slide_profile(slide: str, members: pd.DataFrame, folder: Path, settings: St
             print(f"stain profile of slide '{slide}': image left out: {error.reason}")
     if not sampled:
         return StainProfile(settings.method, slide, flag="no image of the slide could be read")
-    return estimate_profile(np.concatenate(sampled), settings, slide)
+    return _profile(np.concatenate(sampled), stain, settings, slide)
+
+
+def _profile(pixels: Bytes, stain: str, settings: Stain, name: str) -> StainProfile:
+    """Estimates a profile in the way that slides of a stain are modelled."""
+    if is_white_only(stain, settings):
+        return white_profile(pixels, settings, name)
+    dyes = number_of_dyes(stain, settings)
+    initial = THREE_DYES.get(stain) if dyes == 3 else None
+    return estimate_profile(pixels, settings, name, stains=dyes, initial=initial)
 
 
 def sample_pixels(reader: ImageReader, um_per_px: float, settings: Stain, most: int = SLIDE_PIXELS) -> Bytes:
@@ -302,85 +360,3 @@ def _tissue_patches(
     chosen = showing[np.linspace(0, showing.size - 1, min(most, showing.size)).round().astype(int)]
     for index in chosen:
         yield corners[index]
-
-
-def _standard_target(stain: str, settings: Stain) -> StainProfile:
-    standards = STANDARD_MACENKO if settings.method == "macenko" else STANDARD_REINHARD
-    if stain in standards:
-        return standards[stain]
-    if not stain:
-        flag = (
-            "the sheet names no stain; fill the column 'stain' of images.csv (HE or PAS), or set "
-            "imaging.stain.target to cohort_median"
-        )
-    else:
-        flag = (
-            f"there is no published standard for stain {stain} (only for {' and '.join(standards)}); set "
-            "imaging.stain.target to cohort_median to match the slides to each other"
-        )
-    return StainProfile(settings.method, f"standard {stain}".strip(), flag=flag)
-
-
-def _median_profile(members: list[StainProfile], stain: str, settings: Stain) -> StainProfile:
-    name = f"cohort median {stain}".strip()
-    if not members:
-        return StainProfile(settings.method, name, flag=f"no slide of stain '{stain}' has a usable profile")
-
-    def median(values: list[Any]) -> npt.NDArray[np.float64]:
-        result: npt.NDArray[np.float64] = np.median(np.array(values, dtype=float), axis=0)
-        return result
-
-    common: dict[str, Any] = {
-        "method": settings.method,
-        "slide": name,
-        "background": tuple(median([member.background for member in members]).tolist()),
-        "tissue_pixels": sum(member.tissue_pixels for member in members),
-    }
-    if settings.method == "reinhard":
-        return StainProfile(
-            **common,
-            lab_mean=tuple(median([member.lab_mean for member in members]).tolist()),
-            lab_std=tuple(median([member.lab_std for member in members]).tolist()),
-        )
-    matrix = median([member.matrix for member in members])
-    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
-    return StainProfile(
-        **common,
-        matrix=(tuple(matrix[0].tolist()), tuple(matrix[1].tolist())),
-        concentrations=tuple(median([member.concentrations for member in members]).tolist()),
-    )
-
-
-def _reference_targets(
-    stains: list[str], images: pd.DataFrame, keys: pd.Series[Any], settings: Stain, folder: Path
-) -> dict[str, StainProfile]:
-    reference = str(settings.reference)
-    listed = (images["path"] == reference).to_numpy()
-    um_per_px = float(images.loc[listed, "um_per_px"].iloc[0]) if listed.any() else math.nan
-    try:
-        with open_image(folder / reference) as reader:
-            if math.isnan(um_per_px) and reader.pixel_size:
-                um_per_px = reader.pixel_size[0]
-            pixels = sample_pixels(reader, um_per_px, settings)
-    except ImageError as error:
-        raise GlomflowError(
-            f"imaging.stain.reference '{reference}' cannot be used: {error.reason}; name an image that can "
-            "be read, relative to the cohort folder"
-        ) from error
-    profile = estimate_profile(pixels, settings, f"reference {reference}")
-    if profile.flag:
-        raise GlomflowError(
-            f"imaging.stain.reference '{reference}' gives no stain profile: {profile.flag}; "
-            "name an image that shows more tissue"
-        )
-    own = str(keys[listed].iloc[0]) if listed.any() else None
-    return {
-        stain: profile
-        if own is None or stain == own
-        else StainProfile(
-            settings.method,
-            profile.slide,
-            flag=f"the reference image is of stain '{own}', not '{stain}'",
-        )
-        for stain in stains
-    }

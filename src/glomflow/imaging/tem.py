@@ -5,14 +5,15 @@ overlay: beam current and detector gain differ from image to image and say nothi
 
 Tiles are cut from the largest rectangle of an image that is free of overlay
 (:func:`glomflow.imaging.tem_overlay.free_box`), on an even grid that spans it, so that no tile ever
-touches a scale bar, a text or an info strip.
+touches a scale bar, a text or an info strip. They are ranked, and tiles of resin, grid bars, holes
+and dirt are rejected, by what :mod:`glomflow.imaging.tem_score` measures.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,28 +24,28 @@ import pandas as pd
 
 from glomflow.config import TemTiles
 from glomflow.errors import ImageError
-from glomflow.imaging.pixels import as_gray, robust_limits, stretch
+from glomflow.imaging.pixels import robust_limits, stretch
+from glomflow.imaging.tem_area import Area, held
 from glomflow.imaging.tem_overlay import Box, covered, free_box, overlay_boxes
+from glomflow.imaging.tem_scale_bar import check_scale_bar, find_scale_bar
+from glomflow.imaging.tem_score import TileMeasures, score_maps
 from glomflow.tables import CROPS
 
 if TYPE_CHECKING:
     from glomflow.imaging.readers import ImageReader
 
 Array = npt.NDArray[Any]
-Mask = npt.NDArray[np.bool_]
 Gray8 = npt.NDArray[np.uint8]
 
 ANALYSIS_PX = 4096
 """Longest edge, px, at which overlay is searched and percentiles are taken."""
 LEAST_PX = 8
 """Narrowest usable area, px at the tiles' resolution; less than this gives no tile."""
-
-_SCORE_NM = 40.0
-_FINE_NM, _BLOB_NM, _COARSE_NM, _AROUND_NM = 60.0, 120.0, 350.0, 500.0
-_FULL_CONTRAST, _TISSUE_CONTRAST = 0.15, 0.02
-_FULL_DENSITY, _DENSEST = 0.3, 0.02
-_ENOUGH_TISSUE, _DENSITY_WEIGHT = 0.5, 0.75
-_SATURATED = (0.02, 0.98)
+REJECTIONS = ("grid_bar", "saturated", "dirt", "empty")
+"""Why a tile is rejected, the first that applies; also what a rejected tile is flagged with."""
+MISMATCH = "scale_bar_mismatch"
+"""Flag of the tiles of an image whose scale bar does not fit its pixel size."""
+_LIMIT_SAMPLES = 100_000
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,24 @@ class _Tile:
     height: float
     um_per_px: float
     information: float
+    rejected: str
+    flag: str
+
+
+@dataclass(frozen=True)
+class _Plate:
+    """An opened image, ready for cutting.
+
+    Attributes:
+        area: What is free of overlay.
+        limits: Grey values that are shown black and white.
+        um_per_px: Pixel size, NaN if unknown.
+        flag: Flags of all its tiles.
+    """
+
+    area: Area
+    limits: tuple[float, float]
+    um_per_px: float
     flag: str
 
 
@@ -69,14 +88,15 @@ def tile_tem_shard(
     Of every image the ``max_per_image`` most informative tiles are candidates. A patient's
     ``max_instances`` are filled with the best tile of each image first, then with the second best of
     each, the more informative first, so that no image takes the place of another: deposits show in few
-    of them. An image that cannot be read any more is left out with a printed warning.
+    of them. A rejected tile is kept, and flagged, only where a patient has no other. An image that
+    cannot be read any more is left out with a printed warning, and so are counts of rejected tiles.
 
     Args:
         inventory: Rows of :data:`glomflow.tables.INVENTORY`; those that are not TEM or not ``ok``
             are passed over.
         images: Rows of :data:`glomflow.tables.IMAGES` of the same images.
         folder: Folder that the images' paths are relative to.
-        settings: Size, resolution and number of the tiles.
+        settings: Size, resolution, number and rejection of the tiles.
 
     Returns:
         The tiles, uint8 (N, size, size, 1), and their index, rows of :data:`glomflow.tables.CROPS`,
@@ -93,6 +113,8 @@ def tile_tem_shard(
             lesion = lesions.get(row["image"])
             for place, tile in enumerate(_best_tiles(row, folder, settings)):
                 found.append((place, tile, _index_row(row, tile, settings, lesion)))
+        if settings.instance == "tile" and not all(tile.rejected for _, tile, _ in found):
+            found = [one for one in found if not one[1].rejected]
         found.sort(key=lambda one: (one[0], -one[1].information, one[2]["crop"]))
         kept = found[: settings.max_instances]
         kept.sort(key=lambda one: (-one[1].information, one[2]["crop"]))
@@ -102,51 +124,6 @@ def tile_tem_shard(
     size = settings.size
     stack = np.stack(tiles)[..., None] if tiles else np.zeros((0, size, size, 1), np.uint8)
     return stack, pd.DataFrame(rows, columns=list(CROPS))
-
-
-def information_score(tile: Gray8, mask: Mask, nm_per_px: float = 20.0) -> float:
-    """Scores how much a tile shows of what is looked for in TEM: dense material and membranes.
-
-    The score is ``min(1, share / 0.5) * (0.75 * density + 0.25 * contrast)``:
-
-    - *share* of tissue: pixels that are neither overlay, nor saturated, nor without contrast within
-      about 0.5 µm;
-    - *density*: how dark and compact the most compact 2 % of the tile are, at the scale of
-      electron-dense deposits (200 to 700 nm): the smaller eigenvalue of the Hessian at 120 nm
-      (scale-normalised, Lindeberg 1998), which is positive in dark blobs and not along membranes, as
-      a share of the local brightness;
-    - *contrast*: mean of the band of 60 to 350 nm (difference of Gaussians), where membranes and foot
-      processes lie, less what white noise of the tile's own level would give.
-
-    Blank, out-of-section, resin, grid-bar and saturated tiles score near 0. The weights were set on the
-    phantom cohort, deposit masks in hand; contrast alone ranks images with deposits below the others
-    there (effaced foot processes are smooth). In patients there is no ground truth for them, and dense
-    granules, nuclear chromatin and lipid droplets raise the score as deposits do.
-
-    Args:
-        tile: (H, W) uint8, stretched to the image's own range.
-        mask: (H, W), True on overlay.
-        nm_per_px: Pixel size, nm.
-
-    Returns:
-        The score, 0 to 1.
-    """
-    from scipy.ndimage import gaussian_filter
-
-    step = max(1, math.floor(_SCORE_NM / nm_per_px))
-    small = _block_mean(tile.astype(np.float32) / 255.0, step)
-    pixel = step * nm_per_px
-    fine, coarse = (gaussian_filter(small, nm / pixel, truncate=3.0) for nm in (_FINE_NM, _COARSE_NM))
-    noise = _noise(tile) * _noise_gain(step, nm_per_px)
-    contrast = np.clip(np.abs(fine - coarse) - 2.0 * noise, 0.0, _FULL_CONTRAST) / _FULL_CONTRAST
-    around = gaussian_filter(contrast, _AROUND_NM / pixel, truncate=2.0) * _FULL_CONTRAST
-    textured = (around > _TISSUE_CONTRAST) & (_block_mean(mask.astype(np.float32), step) == 0)
-    tissue = textured & (fine > _SATURATED[0]) & (fine < _SATURATED[1])
-    dark_blobs = np.sort((_dark_blobs(small, _BLOB_NM / pixel) * textured).reshape(-1))
-    density = float(dark_blobs[-max(1, round(_DENSEST * dark_blobs.size)) :].mean()) / _FULL_DENSITY
-    share = min(1.0, float(tissue.mean()) / _ENOUGH_TISSUE)
-    both = _DENSITY_WEIGHT * min(1.0, density) + (1.0 - _DENSITY_WEIGHT) * float((contrast * tissue).mean())
-    return share * both
 
 
 def tile_positions(extent: int, size: int, overlap: float) -> list[int]:
@@ -166,13 +143,25 @@ def tile_positions(extent: int, size: int, overlap: float) -> list[int]:
     return [round(position) for position in np.linspace(0, extent - size, count)]
 
 
+def rejection(measures: TileMeasures, settings: TemTiles) -> str:
+    """Returns why a tile is rejected, one of ``REJECTIONS``; empty if it is not."""
+    for reason in REJECTIONS:
+        if getattr(measures, reason) > getattr(settings, f"max_{reason}"):
+            return reason
+    return ""
+
+
 def _best_tiles(row: pd.Series[Any], folder: Path, settings: TemTiles) -> list[_Tile]:
     """Returns the most informative tiles of one image; none, with a warning, if it fails."""
     from glomflow.imaging.readers import open_image
 
     try:
         with open_image(folder / row["path"]) as reader:
-            tiles = list(_tiles(reader, row, settings))
+            plate = _open_plate(held(reader), row, settings)
+            if settings.instance == "image" or not math.isfinite(plate.um_per_px):
+                tiles = _whole_image(plate, settings)
+            else:
+                tiles = _grid(plate, settings, str(row["path"]))
     except ImageError as error:
         print(f"warning: TEM image {row['path']} is left out: {error.reason}", flush=True)
         return []
@@ -182,81 +171,123 @@ def _best_tiles(row: pd.Series[Any], folder: Path, settings: TemTiles) -> list[_
             f"{settings.nm_per_px:g} nm/px are free of scale bar and text",
             flush=True,
         )
-    tiles.sort(key=lambda tile: (-tile.information, tile.y, tile.x))
-    return tiles[: settings.max_per_image]
+    return tiles
 
 
-def _tiles(
-    reader: ImageReader, row: Mapping[Any, Any] | pd.Series[Any], settings: TemTiles
-) -> Iterator[_Tile]:
-    """Yields all candidate tiles of an image."""
-    whole = as_gray(reader.thumbnail(ANALYSIS_PX))
+def _open_plate(reader: ImageReader, row: pd.Series[Any], settings: TemTiles) -> _Plate:
+    """Finds the overlay, checks the scale bar, and takes the limits of the grey values."""
+    whole = reader.thumbnail(ANALYSIS_PX)[:, :, 0]
     overlay = overlay_boxes(whole)
-    limits = robust_limits(whole[~covered(overlay, whole.shape)])
+    stride = math.isqrt(whole.size // _LIMIT_SAMPLES) | 1
+    clear = ~covered(overlay, whole.shape)[::stride, ::stride]
+    limits = robust_limits(whole[::stride, ::stride][clear])
     scale = reader.width / whole.shape[1], reader.height / whole.shape[0]
     um_per_px = float(row["um_per_px"])
-    if settings.instance == "image" or not math.isfinite(um_per_px):
-        free = free_box(overlay, whole.shape)
-        yield from _whole_image(reader, _full(free, scale), um_per_px, limits, settings)
-        return
-    edge = settings.size * settings.nm_per_px / 1000.0 / um_per_px
-    free = free_box(overlay, whole.shape, (edge / scale[0], edge / scale[1]))
-    yield from _grid(reader, _full(free, scale), um_per_px, limits, settings)
+    least, pixel, flag = (0.0, 0.0), math.nan, ""
+    if math.isfinite(um_per_px):
+        flag = _check_bar(whole, overlay, scale[0], row, settings)
+        if settings.instance == "tile":
+            pixel = settings.nm_per_px / 1000.0 / um_per_px
+            least = settings.size * pixel / scale[0], settings.size * pixel / scale[1]
+    free = free_box(overlay, whole.shape, least)
+    box = free.left * scale[0], free.top * scale[1], free.width * scale[0], free.height * scale[1]
+    return _Plate(Area(reader, *box, pixel), limits, um_per_px, flag)
 
 
-def _grid(
-    reader: ImageReader,
-    area: tuple[float, float, float, float],
-    um_per_px: float,
-    limits: tuple[float, float],
-    settings: TemTiles,
-) -> Iterator[_Tile]:
-    """Yields the tiles of a grid that spans ``area`` (left, top, width, height, full-resolution px)."""
-    left, top, width, height = area
-    pixel = settings.nm_per_px / 1000.0 / um_per_px
-    size = settings.size
-    columns, rows = math.floor(width / pixel + 1e-6), math.floor(height / pixel + 1e-6)
-    if min(columns, rows) < LEAST_PX:
-        return
-    across, down = min(size, columns), min(size, rows)
-    padded = across < size or down < size
-    none = np.zeros((size, size), np.bool_)
-    for row in tile_positions(rows, size, settings.overlap):
-        y = top + row * pixel
-        band = as_gray(reader.read_region(left, y, columns * pixel, down * pixel, columns, down))
-        band = stretch(band, *limits)
-        for column in tile_positions(columns, size, settings.overlap):
-            tile = np.ascontiguousarray(_reflected(band[:, column : column + across], size))
-            yield _Tile(
-                pixels=tile,
-                x=left + column * pixel,
-                y=y,
-                width=across * pixel,
-                height=down * pixel,
-                um_per_px=settings.nm_per_px / 1000.0,
-                information=information_score(tile, none, settings.nm_per_px),
-                flag="padded" if padded else "",
-            )
+def _check_bar(
+    whole: Array, overlay: Sequence[Box], scale: float, row: pd.Series[Any], settings: TemTiles
+) -> str:
+    """Compares the scale bar with the pixel size; returns the flag and prints a warning if they differ."""
+    bar = find_scale_bar(whole, overlay)
+    if bar is None:
+        return ""
+    source = row.get("pixel_size_from")
+    warning = check_scale_bar(
+        bar.length * scale,
+        float(row["um_per_px"]) * 1000.0,
+        settings.scale_bar_nm,
+        str(row["path"]),
+        f"from {source}" if isinstance(source, str) and source else "as given",
+    )
+    if warning is None:
+        return ""
+    print(f"warning: {warning}", flush=True)
+    return MISMATCH
 
 
-def _whole_image(
-    reader: ImageReader,
-    area: tuple[float, float, float, float],
-    um_per_px: float,
-    limits: tuple[float, float],
-    settings: TemTiles,
-) -> Iterator[_Tile]:
-    """Yields the centred square of ``area``, resized."""
-    left, top, width, height = area
-    edge = min(width, height)
+def _grid(plate: _Plate, settings: TemTiles, name: str) -> list[_Tile]:
+    """Cuts the best tiles of a grid that spans the free area; rejected ones only if all are."""
+    area, size = plate.area, settings.size
+    if min(area.columns, area.rows) < LEAST_PX:
+        return []
+    maps = area.measure(settings.nm_per_px)
+    across, down = min(size, area.columns), min(size, area.rows)
+    found = []
+    for y in tile_positions(area.rows, size, settings.overlap):
+        for x in tile_positions(area.columns, size, settings.overlap):
+            measures = maps.measure(x, y, across, down)
+            found.append((rejection(measures, settings), measures.information, y, x))
+    counts = Counter(reason for reason, *_ in found if reason)
+    why = ", ".join(f"{counts[reason]} {reason}" for reason in REJECTIONS if counts[reason])
+    print(f"TEM image {name}: {len(found)} tiles, {counts.total()} rejected{f' ({why})' if why else ''}")
+    if counts.total() < len(found):
+        found = [one for one in found if not one[0]]
+    found.sort(key=lambda one: (-one[1], one[2], one[3]))
+    shown = _stretching(area.reader.dtype, plate.limits)
+    padded = "padded" if across < size or down < size else ""
+    return [
+        _Tile(
+            pixels=_reflected(shown(area.pixels(x, y, across, down)), size),
+            x=area.left + x * area.pixel,
+            y=area.top + y * area.pixel,
+            width=across * area.pixel,
+            height=down * area.pixel,
+            um_per_px=settings.nm_per_px / 1000.0,
+            information=information,
+            rejected=reason,
+            flag=_flags(padded, plate.flag, reason),
+        )
+        for reason, information, y, x in found[: settings.max_per_image]
+    ]
+
+
+def _whole_image(plate: _Plate, settings: TemTiles) -> list[_Tile]:
+    """Cuts the centred square of the free area, resized."""
+    area, size = plate.area, settings.size
+    edge = min(area.width, area.height)
     if edge < LEAST_PX:
-        return
-    x, y, size = left + (width - edge) / 2, top + (height - edge) / 2, settings.size
-    tile = stretch(as_gray(reader.read_region(x, y, edge, edge, size, size)), *limits)
-    resolution = um_per_px * edge / size
+        return []
+    x, y = area.left + (area.width - edge) / 2, area.top + (area.height - edge) / 2
+    resolution = plate.um_per_px * edge / size
+    pixels = area.reader.read_region(x, y, edge, edge, size, size)[:, :, 0]
     nm_per_px = resolution * 1000.0 if math.isfinite(resolution) else settings.nm_per_px
-    score = information_score(tile, np.zeros((size, size), np.bool_), nm_per_px)
-    yield _Tile(tile, x, y, edge, edge, resolution, score, "")
+    measures = score_maps(pixels, nm_per_px).measure(0, 0, size, size)
+    reason = rejection(measures, settings)
+    return [
+        _Tile(
+            pixels=_stretching(pixels.dtype, plate.limits)(pixels),
+            x=x,
+            y=y,
+            width=edge,
+            height=edge,
+            um_per_px=resolution,
+            information=measures.information,
+            rejected=reason,
+            flag=_flags(plate.flag, reason),
+        )
+    ]
+
+
+def _flags(*flags: str) -> str:
+    return ";".join(flag for flag in flags if flag)
+
+
+def _stretching(dtype: np.dtype[Any], limits: tuple[float, float]) -> Callable[[Array], Gray8]:
+    """Returns :func:`stretch` with these limits, by a table where the type has few values."""
+    if dtype.kind != "u" or dtype.itemsize > 2:
+        return lambda pixels: stretch(pixels, *limits)
+    table = stretch(np.arange(np.iinfo(dtype).max + 1, dtype=dtype), *limits)
+    return lambda pixels: table[pixels]
 
 
 def _index_row(row: pd.Series[Any], tile: _Tile, settings: TemTiles, lesion: Any) -> dict[str, Any]:
@@ -279,53 +310,7 @@ def _index_row(row: pd.Series[Any], tile: _Tile, settings: TemTiles, lesion: Any
     }
 
 
-def _full(box: Box, scale: tuple[float, float]) -> tuple[float, float, float, float]:
-    """Returns (left, top, width, height) at full resolution."""
-    return box.left * scale[0], box.top * scale[1], box.width * scale[0], box.height * scale[1]
-
-
 def _reflected(tile: Gray8, size: int) -> Gray8:
     """Pads a tile to ``size`` by reflection, evenly on both sides."""
     missing = [size - edge for edge in tile.shape]
     return np.pad(tile, [(gap // 2, gap - gap // 2) for gap in missing], mode="symmetric")
-
-
-def _dark_blobs(image: npt.NDArray[np.float32], sigma: float) -> npt.NDArray[np.float32]:
-    """Returns the smaller eigenvalue of the Hessian over the local mean, where positive."""
-    from scipy.ndimage import gaussian_filter
-
-    mean, rows, columns, mixed = (
-        gaussian_filter(image, sigma, order=order, truncate=3.0) for order in ((0, 0), (2, 0), (0, 2), (1, 1))
-    )
-    smaller = (rows + columns) / 2.0 - np.hypot((rows - columns) / 2.0, mixed)
-    return np.asarray(np.clip(smaller, 0.0, None) * sigma**2 / (mean + 0.1), np.float32)
-
-
-def _block_mean(image: npt.NDArray[np.float32], step: int) -> npt.NDArray[np.float32]:
-    if step == 1:
-        return image
-    height, width = (edge // step * step for edge in image.shape)
-    blocks = image[:height, :width].reshape(height // step, step, width // step, step)
-    return np.asarray(blocks.mean(axis=(1, 3)), np.float32)
-
-
-def _noise(tile: Gray8) -> float:
-    """Standard deviation of white noise, 0 to 1, by Immerkær (1996), with the median against edges."""
-    values = tile.astype(np.int16)
-    rows = values[:-2:2] - 2 * values[1:-1:2] + values[2::2]
-    laplacian = rows[:, :-2:2] - 2 * rows[:, 1:-1:2] + rows[:, 2::2]
-    return float(np.median(np.abs(laplacian))) / (0.6745 * 6.0 * 255.0)
-
-
-@functools.lru_cache(maxsize=64)
-def _noise_gain(step: int, nm_per_px: float) -> float:
-    """Returns what is left of white noise's standard deviation after block means and the band-pass."""
-    from scipy.ndimage import gaussian_filter
-
-    pixel = step * nm_per_px
-    reach = math.ceil(3.0 * _COARSE_NM / pixel) + 1
-    impulse = np.zeros((2 * reach + 1, 2 * reach + 1), np.float64)
-    impulse[reach, reach] = 1.0
-    band = gaussian_filter(impulse, _FINE_NM / pixel, truncate=3.0)
-    band -= gaussian_filter(impulse, _COARSE_NM / pixel, truncate=3.0)
-    return float(np.sqrt(np.square(band).sum())) / step

@@ -2,11 +2,13 @@
 
 Burnt-in graphics differ from tissue in three ways that hold for every vendor: they lie near the
 border, they have the lightest or the darkest value of the image, and their edges are straight and
-one or two pixels wide. Three searches rest on that:
+one or two pixels wide. Four searches rest on that:
 
 1. *strips*: from each side of the image, rows that mostly have one value and end abruptly;
 2. *boxes*: scale bars and label boxes, rectangles of an extreme value with four straight edges;
-3. *lines of text*: four or more sharp-edged shapes of an extreme value, of one height, in a row.
+3. *ruled lines*: bars of one thickness over a whole length, also where parts of them lie on tissue
+   that is as white (or as black) as they are;
+4. *lines of text*: four or more sharp-edged shapes of an extreme value, of one height, in a row.
 
 What these miss: graphics more than a quarter of the height away from the top and bottom edge, and
 white graphics on tissue that is itself saturated white (or black on black), which hardly show.
@@ -30,10 +32,12 @@ LABEL_REACH = 0.05
 """How far above and below a scale bar its label is taken to reach, as a share of the shorter edge."""
 _STRIP_ROW = 0.7
 _STRIP_SHARE = 0.45
+_STRIP_SAMPLES = 800
 _BOX_EXTREME = (0.85, 0.97)
 _GLYPH_EXTREME = (0.7, 0.9, 0.97)
 _LEAST_GLYPHS = 4
-_INTERIOR_SAMPLES = 250_000
+_RULED_SHARE = 0.6
+_INTERIOR_SAMPLES = 60_000
 
 
 class Box(NamedTuple):
@@ -74,6 +78,14 @@ class _Tone:
     def of(self, values: Array) -> npt.NDArray[np.float32]:
         span = self.extreme - self.median
         return ((values.astype(np.float32) - np.float32(self.median)) / np.float32(span)).astype(np.float32)
+
+    def reaches(self, values: Array, level: float) -> Mask:
+        """Returns where :meth:`of` is at least ``level``."""
+        limit = self.median + level * (self.extreme - self.median)
+        if np.issubdtype(values.dtype, np.integer):
+            limit = math.ceil(limit) if self.extreme > self.median else math.floor(limit)
+        reached: Mask = values >= limit if self.extreme > self.median else values <= limit
+        return reached
 
 
 def find_overlay(gray: Array) -> Mask:
@@ -127,7 +139,7 @@ def overlay_boxes(gray: Array) -> list[Box]:
             if last - first >= 8:
                 found += [
                     Box(box.left, box.top + first, box.right, box.bottom + first)
-                    for box in _graphics(tone.of(gray[first:last]), gray.shape)
+                    for box in _graphics(gray[first:last], tone, gray.shape)
                 ]
     return _outermost(found)
 
@@ -190,6 +202,7 @@ def _strips(gray: Array, tolerance: float) -> list[Box]:
 def _strip_depth(view: Array, tolerance: float) -> int:
     """Returns how many of the first rows of ``view`` are a strip of one background value."""
     depth = round(BAND * view.shape[0])
+    view = view[:, :: max(1, view.shape[1] // _STRIP_SAMPLES)]
     for start in (0, max(3, round(0.01 * view.shape[0]))):
         background = float(np.median(view[start : start + 2]))
         if np.mean(np.abs(view[start].astype(np.float32) - background) <= tolerance) < _STRIP_SHARE:
@@ -205,31 +218,34 @@ def _strip_depth(view: Array, tolerance: float) -> int:
     return 0
 
 
-def _graphics(tone: npt.NDArray[np.float32], image: tuple[int, ...]) -> list[Box]:
+def _graphics(gray: Array, tone: _Tone, image: tuple[int, ...]) -> list[Box]:
     """Finds bars, label boxes and text of one tone in a band (rows of an image of shape ``image``)."""
-    boxes = [box for level in _BOX_EXTREME for box in _boxes(tone, image, level)]
-    glyphs = [_glyphs(tone, image, level) for level in _GLYPH_EXTREME]
+    shape = gray.shape
+    if not tone.reaches(gray, min(*_BOX_EXTREME, *_GLYPH_EXTREME)).any():
+        return []
+    boxes = [box for level in _BOX_EXTREME for box in _boxes(gray, tone, image, level)]
+    glyphs = [_glyphs(gray, tone, image, level) for level in _GLYPH_EXTREME]
     reach = round(LABEL_REACH * min(image))
-    found = [box.grown(3, 3, tone.shape) for box in boxes]
+    found = [box.grown(3, 3, shape) for box in boxes]
     for box in boxes:
         if box.height > 0.025 * min(image) or box.width < 6 * box.height:
             continue
-        found.append(box.grown(3, reach, tone.shape))
-        beside = box.grown(2 * reach, reach, tone.shape)
-        found += [
-            _with_margin(glyph, tone.shape) for some in glyphs for glyph in some if _overlap(glyph, beside)
-        ]
+        found.append(box.grown(3, reach, shape))
+        beside = box.grown(2 * reach, reach, shape)
+        found += [_with_margin(glyph, shape) for some in glyphs for glyph in some if _overlap(glyph, beside)]
     for some in glyphs:
-        found += [_with_margin(_union(line), tone.shape) for line in _lines(some)]
+        found += [_with_margin(_union(line), shape) for line in _lines(some)]
     return found
 
 
-def _boxes(tone: npt.NDArray[np.float32], image: tuple[int, ...], level: float) -> list[Box]:
+def _boxes(gray: Array, tone: _Tone, image: tuple[int, ...], level: float) -> list[Box]:
     """Finds rectangles of an extreme value with straight, sharp edges, at least 4 % of the width long."""
-    extreme = tone >= level
+    extreme = tone.reaches(gray, level)
     least = max(16, round(0.04 * image[1]))
     full = np.flatnonzero(np.count_nonzero(extreme, axis=1) >= least)
-    padded = np.zeros((len(full), tone.shape[1] + 2), np.int8)
+    if not len(full):
+        return []
+    padded = np.zeros((len(full), gray.shape[1] + 2), np.int8)
     padded[:, 1:-1] = extreme[full]
     step = np.diff(padded, axis=1)
     lines, starts = np.nonzero(step == 1)
@@ -237,15 +253,42 @@ def _boxes(tone: npt.NDArray[np.float32], image: tuple[int, ...], level: float) 
     ends = np.nonzero(step == -1)[1]
     long = np.flatnonzero(ends - starts >= least)
     found: list[Box] = []
-    seen = np.zeros(tone.shape, np.bool_)
+    seen = np.zeros(gray.shape, np.bool_)
     for index in long:
         row, start, end = int(rows[index]), int(starts[index]), int(ends[index])
         if seen[row, (start + end) // 2]:
             continue
         box = _grow_run(extreme, row, start, end)
         seen[box.top : box.bottom, box.left : box.right] = True
-        if _is_graphic(tone, extreme, box, image):
+        if _is_graphic(gray, tone, extreme, box, image):
             found.append(box)
+    return found + _ruled(extreme, least, max(3, round(0.02 * image[0])))
+
+
+def _ruled(extreme: Mask, least: int, thickest: int) -> list[Box]:
+    """Finds bars by their thickness: columns side by side whose extreme pixels span the same rows.
+
+    Tissue may hide a part of the bar, where it is as extreme itself; 60 % must show.
+    """
+    step = np.diff(extreme.astype(np.int8), axis=0, prepend=0, append=0).T
+    columns, tops = np.nonzero(step == 1)
+    bottoms = np.nonzero(step == -1)[1]
+    thin = np.flatnonzero((bottoms - tops >= 2) & (bottoms - tops <= thickest))
+    keys = tops[thin] * (thickest + 1) + bottoms[thin] - tops[thin]
+    order = np.argsort(keys, kind="stable")
+    found = []
+    starts = np.flatnonzero(np.diff(keys[order], prepend=-1))
+    sizes = np.diff(starts, append=len(order))
+    many = np.flatnonzero(sizes >= _RULED_SHARE * least)
+    for start, size in zip(starts[many], sizes[many], strict=True):
+        group = thin[order[start : start + size]]
+        across = columns[group]
+        for part in np.split(across, np.flatnonzero(np.diff(across) > least) + 1):
+            length = int(part[-1] - part[0]) + 1
+            if length >= least and len(part) >= _RULED_SHARE * length:
+                top, bottom = int(tops[group[0]]), int(bottoms[group[0]])
+                if length >= 6 * (bottom - top):
+                    found.append(Box(int(part[0]), top, int(part[-1]) + 1, bottom))
     return found
 
 
@@ -263,41 +306,51 @@ def _grow_run(extreme: Mask, row: int, start: int, end: int) -> Box:
     return Box(start, min(top, row), end, max(bottom, row + 1))
 
 
-def _is_graphic(tone: npt.NDArray[np.float32], extreme: Mask, box: Box, image: tuple[int, ...]) -> bool:
+def _is_graphic(gray: Array, tone: _Tone, extreme: Mask, box: Box, image: tuple[int, ...]) -> bool:
     if not 2 <= box.height <= 0.12 * image[0] or box.width < 1.2 * box.height:
         return False
     rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
     edges = (
         (slice(box.top - 3, box.top - 1), columns, box.top < 3),
-        (slice(box.bottom + 1, box.bottom + 3), columns, box.bottom > tone.shape[0] - 3),
+        (slice(box.bottom + 1, box.bottom + 3), columns, box.bottom > gray.shape[0] - 3),
         (rows, slice(box.left - 3, box.left - 1), box.left < 3),
-        (rows, slice(box.right + 1, box.right + 3), box.right > tone.shape[1] - 3),
+        (rows, slice(box.right + 1, box.right + 3), box.right > gray.shape[1] - 3),
     )
     return all(
-        at_border or (extreme[down, across].mean() < 0.35 and tone[down, across].mean() < 0.85)
+        at_border or (extreme[down, across].mean() < 0.35 and tone.of(gray[down, across]).mean() < 0.85)
         for down, across, at_border in edges
     )
 
 
-def _glyphs(tone: npt.NDArray[np.float32], image: tuple[int, ...], level: float) -> list[Box]:
+def _glyphs(gray: Array, tone: _Tone, image: tuple[int, ...], level: float) -> list[Box]:
     """Finds shapes of the size of letters whose every edge is sharp."""
     from scipy import ndimage
 
     edge = min(image)
     lowest, highest = max(5.0, 0.006 * edge), max(12.0, 0.06 * edge)
-    labels, _ = ndimage.label(tone >= level, structure=np.ones((3, 3)))
+    extreme = tone.reaches(gray, level)
+    used = np.flatnonzero(extreme.any(axis=1))
+    if not len(used):
+        return []
+    above = int(used[0])
+    labels, _ = ndimage.label(extreme[above : used[-1] + 1], structure=np.ones((3, 3)))
     found = []
     for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
         height, width = rows.stop - rows.start, columns.stop - columns.start
         if not lowest <= height <= highest or width > 3 * height:
             continue
-        box = Box(columns.start, rows.start, columns.stop, rows.stop)
-        around = box.grown(3, 3, tone.shape)
+        box = Box(columns.start, above + rows.start, columns.stop, above + rows.stop)
+        around = box.grown(3, 3, gray.shape)
         window = (slice(around.top, around.bottom), slice(around.left, around.right))
-        shape = labels[window] == number
+        shape = np.zeros((around.height, around.width), np.bool_)
+        inside = (
+            slice(box.top - around.top, box.bottom - around.top),
+            slice(box.left - around.left, box.right - around.left),
+        )
+        shape[inside] = labels[rows, columns] == number
         inner = ndimage.binary_dilation(shape, iterations=1)
         ring = ndimage.binary_dilation(inner, iterations=1) & ~inner
-        if shape.sum() >= 0.12 * height * width and tone[window][ring].mean() < level - 0.3:
+        if shape.sum() >= 0.12 * height * width and tone.of(gray[window][ring]).mean() < level - 0.3:
             found.append(box)
     return found
 

@@ -28,9 +28,11 @@ FIGURES: dict[str, FigureText] = {
         "Stacked bars of patients by diagnosis and site; dots of the number of images per patient in "
         "optical microscopy, immunofluorescence and electron microscopy.",
     ),
-    "worst_focus": FigureText(
-        "The usable images of lowest focus in each modality. They took part; look whether they should have.",
-        "Thumbnails of the least sharp images of each modality.",
+    "worst_images": FigureText(
+        "The worst images of every kind: those with a flag of poor quality, the worst first, then the least "
+        "sharp of those without. Unless they are marked as left out they took part; look whether they should "
+        "have.",
+        "Thumbnails of the images of poorest quality, by what is wrong with them.",
     ),
     "stain_panels": FigureText(
         "Glomeruli as scanned (before) and after stain normalisation (after), drawn at random and spread "

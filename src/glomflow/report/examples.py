@@ -102,46 +102,23 @@ def lesion_examples(
     for name in classes:
         rows = index if index.empty else index[index["lesion"] == name]
         drawn: list[Any] = [] if rows.empty else spread(rows, "slide", number, rng).to_dict("records")
-        groups[name.replace("_", " ")] = [Tile(pixels(stores, row), _short(row["slide"])) for row in drawn]
+        groups[name.replace("_", " ")] = [Tile(pixels(stores, row), short(row["slide"])) for row in drawn]
     return groups
 
 
 def _two_lines(first: Any, second: Any) -> str:
-    below = "" if pd.isna(second) else f"\n{_short(second)}"
-    return f"{_short(first)}{below}"
+    below = "" if pd.isna(second) else f"\n{short(second)}"
+    return f"{short(first)}{below}"
 
 
-def _short(name: Any, longest: int = 20) -> str:
+def short(name: Any, longest: int = 20) -> str:
+    """Returns a name, its middle cut out where it is longer than ``longest``."""
     text = str(name)
     return text if len(text) <= longest else f"{text[: longest - 9]}…{text[-8:]}"
 
 
-def focus_examples(inventory: pd.DataFrame, folder: Path, number: int) -> dict[str, list[Tile]]:
-    """Takes the thumbnails of the usable images that are least sharp, by modality.
-
-    Args:
-        inventory: INVENTORY rows.
-        folder: Folder that thumbnails are relative to.
-        number: Images per modality.
-
-    Returns:
-        Tiles by modality, the least sharp first; captions name patient and focus.
-
-    Raises:
-        GlomflowError: A thumbnail is missing.
-    """
-    usable = inventory[(inventory["status"] == "ok") & (inventory["thumbnail"].fillna("") != "")]
-    groups = {}
-    for modality, rows in usable.groupby("modality", sort=True):
-        worst: list[Any] = rows.sort_values(["focus", "image"]).head(number).to_dict("records")
-        groups[str(modality)] = [
-            Tile(_read(folder / row["thumbnail"]), f"{_short(row['patient'])}\nfocus {row['focus']:.3g}")
-            for row in worst
-        ]
-    return groups
-
-
-def _read(path: Path) -> Pixels:
+def read_picture(path: Path) -> Pixels:
+    """Reads an image file as uint8, (H, W) or (H, W, 3)."""
     from PIL import Image
 
     if not path.is_file():
@@ -193,7 +170,7 @@ def stain_examples(
                 reader.fill = float(np.iinfo(reader.dtype).max)
             box = (row["x"], row["y"], row["width"], row["height"])
             before = as_rgb_uint8(reader.read_region(*box, after.shape[1], after.shape[0]))
-        pairs.append(StainPair(before, after, _short(row["place"], 16)))
+        pairs.append(StainPair(before, after, short(row["place"], 16)))
     return pairs
 
 
@@ -276,7 +253,7 @@ def _panel(
         masks = [
             np.zeros(tile.shape, dtype=bool)
             if pd.isna(file) or not file
-            else tile_deposits(row, _read(folder / file) > 127, tile.shape)
+            else tile_deposits(row, read_picture(folder / file) > 127, tile.shape)
             for row, file, tile in zip(shown, files, tiles, strict=True)
         ]
     return InstancePanel(

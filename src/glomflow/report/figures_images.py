@@ -106,12 +106,14 @@ def _place(axes: Axes, image: Pixels, x: float, y: float, edge: float) -> tuple[
 
 
 @style.styled
-def contact_sheet(groups: Mapping[str, Sequence[Tile]], *, columns: int = 6) -> Figure:
+def contact_sheet(groups: Mapping[str, Sequence[Tile]], *, columns: int = 6, beside: bool = False) -> Figure:
     """Draws tiles in rows under the name of their group.
 
     Args:
         groups: Tiles by group, for example by class, in order.
         columns: Tiles in a row.
+        beside: Whether two groups that follow each other stand beside each other, if each needs no
+            more than half a row.
 
     Returns:
         The figure.
@@ -123,30 +125,47 @@ def contact_sheet(groups: Mapping[str, Sequence[Tile]], *, columns: int = 6) -> 
         default=0,
     )
     pitch = edge + GAP + lines * LINE
-    heights = [heading + pitch * max(1, -(-len(tiles) // columns)) + 0.06 for tiles in groups.values()]
-    total = max(sum(heights), 0.5)
+    bands = _bands(groups, columns // 2 if beside else 0)
+    heights = [
+        heading + pitch * max(-(-len(groups[name]) // columns) or 1 for name in band) for band in bands
+    ]
+    total = max(sum(heights) + 0.06 * len(bands), 0.5)
     figure, axes = _canvas(style.WIDTH, total)
     top = 0.0
-    for (name, tiles), height in zip(groups.items(), heights, strict=True):
-        axes.text(0, top + heading - 0.09, name, fontweight="bold", fontsize=9, va="baseline")
-        if not tiles:
-            axes.text(0, top + heading + 0.2, "none", color=style.MUTED)
-        for index, tile in enumerate(tiles):
-            x = (index % columns) * (edge + GAP)
-            y = top + heading + (index // columns) * pitch
-            _place(axes, tile.image, x, y, edge)
-            axes.text(
-                x + edge / 2,
-                y + edge + 0.03,
-                tile.caption,
-                ha="center",
-                va="top",
-                fontsize=6.5,
-                color=style.INK,
-            )
-        top += height
+    for band, height in zip(bands, heights, strict=True):
+        for place, name in enumerate(band):
+            left = place * (columns // 2) * (edge + GAP)
+            axes.text(left, top + heading - 0.09, name, fontweight="bold", fontsize=9, va="baseline")
+            if not groups[name]:
+                axes.text(left, top + heading + 0.2, "none", color=style.MUTED)
+            _tiles(axes, groups[name], (left, top + heading), (edge + GAP, pitch), columns)
+        top += height + 0.06
     _frame(axes, style.WIDTH, total)
     return figure
+
+
+def _bands(groups: Mapping[str, Sequence[Tile]], half: int) -> list[list[str]]:
+    """Returns the names of the groups in each band: one, or two that need at most half a row each."""
+    bands: list[list[str]] = []
+    for name, tiles in groups.items():
+        before = bands[-1] if bands else []
+        if len(before) == 1 and max(len(tiles), len(groups[before[0]])) <= half:
+            before.append(name)
+        else:
+            bands.append([name])
+    return bands
+
+
+def _tiles(
+    axes: Axes, tiles: Sequence[Tile], corner: tuple[float, float], pitch: tuple[float, float], columns: int
+) -> None:
+    edge = pitch[0] - GAP
+    for index, tile in enumerate(tiles):
+        x = corner[0] + (index % columns) * pitch[0]
+        y = corner[1] + (index // columns) * pitch[1]
+        _place(axes, tile.image, x, y, edge)
+        options: dict[str, str] = {"ha": "center", "va": "top", "color": style.INK}
+        axes.text(x + edge / 2, y + edge + 0.03, tile.caption, fontsize=6.5, **options)  # type: ignore[arg-type]
 
 
 @style.styled

@@ -12,7 +12,7 @@ from glomflow.config import Config
 from glomflow.errors import GlomflowError
 from glomflow.evaluation.instances import TILES
 from glomflow.imaging.crop_store import read_store
-from glomflow.report import examples, figures_images, figures_metrics
+from glomflow.report import examples, examples_quality, figures_images, figures_metrics
 from glomflow.report.material import Material, ReportInputs, Store, read_tables
 from glomflow.report.sections_data import lesion_classes
 from glomflow.report.sections_glomeruli import METHODS
@@ -62,10 +62,12 @@ def _cohort_overview(material: Material) -> Figure:
     )
 
 
-def _worst_focus(material: Material) -> Figure:
+def _worst_images(material: Material) -> Figure:
     inventory = _needed(material.inventory, "the inventory")
     folder = _needed(material.inputs.thumbnails, "the folder of thumbnails")
-    return figures_images.contact_sheet(examples.focus_examples(inventory, folder, 6))
+    settings = material.config.imaging.quality
+    groups = examples_quality.worst_images(inventory, folder, settings, 6)
+    return figures_images.contact_sheet(groups, beside=True)
 
 
 def _stain_panels(material: Material) -> Figure:
@@ -186,7 +188,7 @@ def _few_shot_confusion(material: Material) -> Figure:
 
 MAKERS: dict[str, Callable[[Material], Figure]] = {
     "cohort_overview": _cohort_overview,
-    "worst_focus": _worst_focus,
+    "worst_images": _worst_images,
     "stain_panels": _stain_panels,
     "crops_om": lambda material: _class_sheet(material, material.inputs.om_store, 2),
     "crops_im": lambda material: _class_sheet(material, material.inputs.im_store, 3),

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from glomflow.config import ImCrops
 from glomflow.report import tables
 from glomflow.report.blocks import Block, Bullets, Picture, Prose, Section, Table
 from glomflow.report.material import Material
 from glomflow.report.numbers import count, listing, number, percent, thousands
 from glomflow.report.pictures import embed
+from glomflow.report.quality import flags_table
 from glomflow.tables import MODALITIES
 
 
@@ -129,18 +131,23 @@ def lesion_classes(material: Material) -> list[str]:
 
 
 def quality_section(material: Material) -> Section | None:
-    """Sharpness, tissue and saturation of the images."""
+    """Sharpness, tissue and saturation of the images, and how many are flagged as poor."""
     inventory = material.inventory
     if inventory is None or not (inventory["status"] == "ok").any():
         return None
-    blocks: list[Block] = [tables.quality_table(inventory), *figure(material, "worst_focus")]
+    blocks: list[Block] = [
+        tables.quality_table(inventory),
+        flags_table(inventory, material.config.imaging.quality),
+        *figure(material, "worst_images"),
+    ]
     return Section("quality", "Image quality", blocks)
 
 
 STAIN_TARGETS = {
     "standard": "to fixed published stain vectors and colour statistics; no image of the cohort enters them",
     "cohort_median": "to the median of all slides' profiles, test patients' too (no labels enter)",
-    "reference": "to the profile of one reference image",
+    "reference": "to the profile of the reference image, or the mean of several",
+    "training_folds": "to the median of the slides of each fold's training patients",
 }
 """What slides are matched to, in words."""
 
@@ -192,8 +199,7 @@ def crops_section(material: Material) -> Section | None:
         ),
         "IM": (
             "Immunofluorescence",
-            f"red {listing(im.red)}, green {listing(im.green)}, blue {listing(im.blue)}, on a fixed scale of "
-            "brightness.",
+            _im_colours(im),
         ),
         "TEM": (
             "Electron micrographs",
@@ -211,6 +217,18 @@ def crops_section(material: Material) -> Section | None:
             tables.crops_table(material.crops, diagnosis=diagnosis),
         ]
     return Section("crops", "What the models see", [*blocks, *pictures])
+
+
+def _im_colours(im: ImCrops) -> str:
+    """How markers become colours, in words."""
+    colours = zip(("red", "green", "blue"), im.colours, strict=True)
+    text = ", ".join(f"{colour} {listing(list(markers))}" for colour, markers in colours if markers)
+    text += ", on a fixed scale of brightness"
+    if im.background != "none":
+        text += f", less the background ({im.background})"
+    if im.fitted_per_fold:
+        text += "; models see each site brought to one level, fitted on the training patients of their fold"
+    return f"{text}."
 
 
 def folds_section(material: Material) -> Section | None:

@@ -26,6 +26,7 @@ STATUSES = {
     "no_annotation": "no annotation",
     "blank": "blank",
     "duplicate_file": "duplicate file",
+    "poor_quality": "poor quality",
     "no_crop": "without a crop",
 }
 """Why an image is left out, in words."""
@@ -214,8 +215,8 @@ def quality_table(inventory: pd.DataFrame) -> Table:
         caption="Quality of the usable images: median (5th–95th percentile).",
         headers=("modality", "images", "focus", "tissue", "saturated"),
         rows=rows,
-        note="Focus: variance of the Laplacian of the thumbnail, to be compared within a modality only. "
-        "Saturated: samples at the ends of the range.",
+        note="Focus: variance of the Laplacian less that of noise, at one scale per modality, to be compared "
+        "within a modality only. Saturated: samples at the ends of the range.",
     )
 
 

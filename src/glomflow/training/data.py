@@ -15,6 +15,7 @@ import pyarrow.parquet
 import torch
 
 from glomflow.errors import GlomflowError
+from glomflow.imaging.stain.augment import augment_batch
 from glomflow.models.batch import Instances
 from glomflow.tables import CROPS, read_table
 
@@ -36,6 +37,9 @@ class StoreRef:
 
 Stores = Mapping[str, Sequence[StoreRef]]
 """Shards per modality (OM, IM, TEM)."""
+
+STAINED = "OM"
+"""The modality whose crops show stains."""
 
 
 class Bags:
@@ -145,6 +149,31 @@ class FoldData:
             rows[name] = read.pin_memory() if pin else read
             slots[name] = torch.from_numpy(np.ascontiguousarray(local[:, :longest]))
         return Instances(rows, slots)
+
+
+def stain_augmented(instances: Instances, generator: torch.Generator, strength: float) -> Instances:
+    """Recolours each light microscopy crop at random, as another laboratory might have stained it.
+
+    Args:
+        instances: Bags of crops; features cannot be recoloured.
+        generator: CPU generator of the draws.
+        strength: See :func:`glomflow.imaging.stain.augment.augment_stains`; at 0 nothing is drawn.
+
+    Returns:
+        The instances; the other modalities are as they were.
+
+    Raises:
+        GlomflowError: The bags hold features instead of crops.
+    """
+    rows = instances.rows.get(STAINED)
+    if rows is None or strength == 0.0:
+        return instances
+    if rows.dtype != torch.uint8:
+        raise GlomflowError(
+            "diagnosis.training.stain_augmentation recolours crops, but these are cached features; set "
+            "encoder.trainable to last or all, or stain_augmentation to 0"
+        )
+    return Instances({**instances.rows, STAINED: augment_batch(rows, generator, strength)}, instances.slots)
 
 
 def channel_statistics(data: FoldData, places: np.ndarray) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

@@ -26,12 +26,12 @@ from glomflow.training.seeds import derive_seed, seeded_torch, shuffled
 class Source(Protocol):
     """Where a model's inputs come from; patients are numbered from 0."""
 
-    def outputs(self, places: Tensor, flips: torch.Generator | None) -> Outputs:
+    def outputs(self, places: Tensor, draws: torch.Generator | None) -> Outputs:
         """Runs the model on some patients.
 
         Args:
             places: (B,) int64 on the CPU.
-            flips: Generator of random flips, or None for none.
+            draws: Generator of the random changes of training images, or None for none.
         """
 
 
@@ -178,10 +178,10 @@ def _epoch(task: Task, optimiser: torch.optim.Optimizer, scaler: Any, epoch: int
         group["lr"] = rate
     order = task.train[torch.from_numpy(shuffled(len(task.train), task.seed, "order", epoch))]
     steps = chunks(order, task.training.batch_size)
-    flips = torch.Generator().manual_seed(derive_seed(task.seed, "flips", epoch))
+    draws = torch.Generator().manual_seed(derive_seed(task.seed, "flips", epoch))
     task.module.train()
     with seeded_torch(task.seed, "dropout", epoch):
-        seen = [_step(task, optimiser, scaler, rows, flips) for rows in steps]
+        seen = [_step(task, optimiser, scaler, rows, draws) for rows in steps]
     _check_finite(task, [losses for losses, _, _ in seen], steps, f"of epoch {epoch + 1}")
     loss = _mean_loss(task, [part[:2] for part in seen], seen[0][2])
     validation_loss, accuracy = evaluate(task, task.validation)
@@ -195,10 +195,10 @@ def _epoch(task: Task, optimiser: torch.optim.Optimizer, scaler: Any, epoch: int
 
 
 def _step(
-    task: Task, optimiser: torch.optim.Optimizer, scaler: Any, rows: Tensor, flips: torch.Generator
+    task: Task, optimiser: torch.optim.Optimizer, scaler: Any, rows: Tensor, draws: torch.Generator
 ) -> tuple[Tensor, Tensor, list[str]]:
     with _autocast(task):
-        outputs = task.source.outputs(rows, flips if task.training.flips else None)
+        outputs = task.source.outputs(rows, draws)
     losses = head_losses(outputs.logits, outputs.present, task.labels[rows.to(task.device)])
     masks, heads = _masks(outputs), list(outputs.logits)
     loss = combine(losses, masks.sum(1), heads, task.loss, summed=task.summed)

@@ -22,7 +22,7 @@ from glomflow.models.cmus_net import CmusNet, Outputs, PatientModel
 from glomflow.models.encoders import EncoderBank
 from glomflow.tables import Column, Schema, write_table
 from glomflow.training.checkpoints import Checkpoint, Observer, training_digest
-from glomflow.training.data import FoldData, Stores, channel_statistics
+from glomflow.training.data import FoldData, Stores, channel_statistics, stain_augmented
 from glomflow.training.engine import Progress, Task, chunks, fit
 from glomflow.training.features import resolve_device
 from glomflow.training.seeds import derive_seed, deterministic, seeded_torch
@@ -106,7 +106,7 @@ def _prepare(
     return module, Task(
         name=name,
         module=module,
-        source=make_source(module, data, device),
+        source=make_source(module, data, device, settings.diagnosis.training),
         labels=_class_numbers(table, settings.cohort.classes).to(device),
         patients=data.patients,
         train=train,
@@ -168,8 +168,8 @@ class PooledSource:
         self._pooled = concatenate(parts)
         self._device = device
 
-    def outputs(self, places: Tensor, flips: torch.Generator | None) -> Outputs:
-        """Runs attention and heads on some patients; cached features cannot be flipped."""
+    def outputs(self, places: Tensor, draws: torch.Generator | None) -> Outputs:
+        """Runs attention and heads on some patients; cached features cannot be changed at random."""
         return self._net.classify(self._pooled.select(places.to(self._device)))
 
 
@@ -180,28 +180,36 @@ class BagSource:
         module: The model.
         data: Bags of features or crops.
         device: Where the model is.
+        training: How crops are changed at random while training.
     """
 
-    def __init__(self, module: PatientModel, data: FoldData, device: torch.device) -> None:
+    def __init__(
+        self, module: PatientModel, data: FoldData, device: torch.device, training: config.Training
+    ) -> None:
         self._module = module
         self._data = data
         self._device = device
+        self._training = training
 
-    def outputs(self, places: Tensor, flips: torch.Generator | None) -> Outputs:
-        """Runs the whole model on some patients, crops flipped at random if ``flips`` is given."""
+    def outputs(self, places: Tensor, draws: torch.Generator | None) -> Outputs:
+        """Runs the whole model on some patients, crops changed at random if ``draws`` is given."""
         instances = self._data.instances(places.numpy(), pin=self._device.type == "cuda").to(self._device)
-        if flips is not None and self._module.bank is not None:
-            instances.rows = {name: random_flips(rows, flips) for name, rows in instances.rows.items()}
+        if draws is not None and self._module.bank is not None:
+            if self._training.flips:
+                instances.rows = {name: random_flips(rows, draws) for name, rows in instances.rows.items()}
+            instances = stain_augmented(instances, draws, self._training.stain_augmentation)
         outputs: Outputs = self._module(instances)
         return outputs
 
 
-def make_source(module: PatientModel, data: FoldData, device: torch.device) -> PooledSource | BagSource:
+def make_source(
+    module: PatientModel, data: FoldData, device: torch.device, training: config.Training
+) -> PooledSource | BagSource:
     """Pools once where the encoder is frozen and the pooled maps fit 2 GiB, else reads bags."""
     size = sum(4 * len(data.patients) * math.prod(bags.shape) for bags in data.bags.values())
     if module.bank is None and size <= _POOLED_LIMIT:
         return PooledSource(module, data, device)
-    return BagSource(module, data, device)
+    return BagSource(module, data, device, training)
 
 
 def random_flips(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -24,5 +24,6 @@ def over_white(samples: Array, alpha: Array, *, associated: bool = False) -> Arr
     share = alpha.astype(np.float64)[:, :, None] / top
     mixed = samples * (1.0 if associated else share) + (1.0 - share) * top
     if samples.dtype.kind in "ui":
-        mixed = np.clip(np.rint(mixed), 0, top)
+        # The highest number of 64 bits lies between two floats; the upper one would overflow.
+        mixed = np.clip(np.rint(mixed), 0, np.nextafter(float(top), 0.0) if alpha.itemsize == 8 else top)
     return mixed.astype(samples.dtype)

@@ -30,8 +30,8 @@ class ImageReader(abc.ABC):
     managers and are not shared between threads.
 
     Attributes:
-        name: Name of the reader: ``tiff``, ``raster``, ``jpeg2000`` or ``openslide``.
-        path: The file.
+        name: Name of the reader, as in :data:`glomflow.imaging.readers.registry.READERS`.
+        path: The file or folder.
         levels: Width and height of each resolution level, px, the finest first.
         channels: Channel names; ``('R', 'G', 'B')`` for a colour image.
         dtype: Type of the samples.
@@ -184,9 +184,19 @@ class ImageReader(abc.ABC):
             if top >= bottom:
                 continue
             samples = self._decode(level, left, top, right, bottom)
+            if samples.dtype.kind == "f" and not np.isfinite(samples).all():
+                raise unsupported(
+                    self.path,
+                    "it holds samples that are no finite numbers (NaN or infinite)",
+                    "replace them and export the image again",
+                )
             if columns.is_copy and rows.is_copy:
                 down, across = top - rows.offset, left - columns.offset
                 result[down : down + bottom - top, across : across + right - left] = samples
+                continue
+            shifts = rows.shift(first, last, top, bottom), columns.shift(0, columns.count, left, right)
+            if shifts[0] is not None and shifts[1] is not None:
+                result[first:last] = _shifted(samples, shifts[0], shifts[1], self.dtype)
                 continue
             weights = rows.weights(first, last, top, bottom), columns.weights(0, columns.count, left, right)
             result[first:last] = _weighted(samples, weights[0], weights[1], self.fill, self.dtype)
@@ -223,6 +233,21 @@ class _Axis:
             return 0, 0
         return min(max(low, 0), self.samples - 1), max(1, min(high, self.samples))
 
+    def shift(self, first: int, last: int, low: int, high: int) -> tuple[slice, float] | None:
+        """Returns how results lie among samples ``low`` to ``high`` of the same spacing.
+
+        Returns:
+            The samples before and behind each result, and how far results are from the former, 0 to 1;
+            None if the spacing differs or results lie at the image's edge.
+        """
+        if abs(self.step - 1.0) * self.count >= 1e-3:
+            return None
+        below = math.floor(self.start)
+        begin, end = below + first - low, below + last - low + 1
+        if begin < 0 or end > high - low:
+            return None
+        return slice(begin, end), self.start - below
+
     def weights(self, first: int, last: int, low: int, high: int) -> Any:
         """Returns the sparse (last - first, high - low) matrix of weights; rows sum to the part covered."""
         from scipy.sparse import coo_array
@@ -254,15 +279,45 @@ def _weighted(samples: Array, rows: Any, columns: Any, fill: float, dtype: np.dt
     rows, columns = rows.astype(working), columns.astype(working)
     height, width, channels = samples.shape
     mixed = rows @ samples.reshape(height, width * channels).astype(working)
-    mixed = mixed.reshape(-1, width, channels).transpose(1, 0, 2).reshape(width, -1)
-    mixed = (columns @ mixed).reshape(columns.shape[0], -1, channels).transpose(1, 0, 2)
+    mixed = _transposed(mixed.reshape(-1, width, channels)).reshape(width, -1)
+    mixed = (columns @ mixed).reshape(columns.shape[0], -1, channels)
     if fill:
-        covered = np.outer(rows.sum(axis=1), columns.sum(axis=1))
-        mixed = mixed + (1.0 - covered[:, :, None]) * fill
+        covered = np.outer(columns.sum(axis=1), rows.sum(axis=1))
+        if (covered < 1.0 - 1e-6).any():
+            mixed += (1.0 - covered[:, :, None]) * fill
+    return _transposed(_rounded(mixed, dtype))
+
+
+def _shifted(
+    samples: Array, down: tuple[slice, float], across: tuple[slice, float], dtype: np.dtype[Any]
+) -> Array:
+    """Interpolates between neighbours where the spacing stays; as :func:`_weighted`, but faster."""
+    working = np.float64 if dtype.itemsize > 2 else np.float32
+    mixed: Any = samples[down[0], across[0]].astype(working)
+    mixed = mixed[:-1] * working(1.0 - down[1]) + mixed[1:] * working(down[1])
+    mixed = mixed[:, :-1] * working(1.0 - across[1]) + mixed[:, 1:] * working(across[1])
+    return _rounded(mixed, dtype)
+
+
+def _rounded(mixed: Array, dtype: np.dtype[Any]) -> Array:
     if np.issubdtype(dtype, np.integer):
         limits = np.iinfo(dtype)
-        mixed = np.clip(np.rint(mixed), limits.min, limits.max)
-    return np.ascontiguousarray(mixed.astype(dtype))
+        # The highest numbers of 64 bits lie between two floats; the upper one would overflow.
+        top = np.nextafter(float(limits.max), 0.0) if dtype.itemsize == 8 else limits.max
+        np.clip(np.rint(mixed, out=mixed), limits.min, top, out=mixed)
+    return mixed.astype(dtype)
+
+
+def _transposed(samples: Array) -> Array:
+    """Swaps the first two axes of (a, b, C), C-contiguous; a pixel is moved as one piece, 8 times faster."""
+    across, down, channels = samples.shape
+    pixel = np.dtype((np.void, channels * samples.itemsize))
+    pixels = np.ascontiguousarray(samples).view(pixel)[:, :, 0]
+    return np.ascontiguousarray(pixels.T).view(samples.dtype).reshape(down, across, channels)
+
+
+_ERROR_MODULES = ("tifffile", "openslide", "wsidicom.errors", "pydicom.errors")
+"""Modules with errors of their own that derive from ``Exception`` alone."""
 
 
 @contextlib.contextmanager
@@ -295,9 +350,14 @@ def decoding(path: Path) -> Iterator[None]:
 def _decoding_errors() -> tuple[type[Exception], ...]:
     general = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
     further = (AssertionError, EOFError, RuntimeError, SyntaxError, struct.error, zlib.error)
-    names = (("tifffile", "TiffFileError"), ("openslide", "OpenSlideError"))
     # A library that is not loaded cannot have raised anything.
-    special = tuple(getattr(sys.modules[module], name) for module, name in names if module in sys.modules)
+    modules = [sys.modules[name] for name in _ERROR_MODULES if name in sys.modules]
+    special = tuple(
+        item
+        for module in modules
+        for name, item in vars(module).items()
+        if name.endswith("Error") and isinstance(item, type) and issubclass(item, Exception)
+    )
     return general + further + special
 
 

@@ -95,7 +95,8 @@ class RasterReader(ImageReader):
             from PIL import ImageOps
 
             with decoding(self.path):
-                self._pixels = _samples(ImageOps.exif_transpose(self._image), self.dtype)
+                ImageOps.exif_transpose(self._image, in_place=True)
+                self._pixels = _samples(self._image, self.dtype)
         return self._pixels
 
 

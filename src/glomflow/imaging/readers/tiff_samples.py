@@ -99,7 +99,8 @@ class SampleRules:
             stored = stored.astype(np.uint8) * np.uint8(255)
         shown = stored[:, :, : self.samples]
         if self.inverted is not None:
-            shown = (self.inverted - shown.astype(np.int64)).astype(self.dtype)
+            top = self.dtype.type(self.inverted)
+            shown = top - np.minimum(shown, top)
         if self.alpha:
             shown = over_white(shown, stored[:, :, -1], associated=self.associated)
         return np.ascontiguousarray(shown)

@@ -1,0 +1,125 @@
+"""Electron micrographs: drift, contamination, blank area."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from glomflow.imaging.quality.focus import noise_sd, thinned
+
+Plane = npt.NDArray[np.float32]
+
+BLOCKS = 8
+"""The longer edge is parted into so many blocks, whose directions are compared."""
+ANGLES = 18
+"""Directions tried, over half a turn."""
+LEAST_BLOCKS = 12
+"""Blocks with structure that drift has to be judged from."""
+BLOCK_QUANTILE = 0.8
+"""Drift smears this share of the blocks."""
+
+DIRT_LEVEL = 0.1
+"""Dirt is darker than this share of the bright level (95th percentile) above the darkest."""
+DIRT_STEP = 0.35
+"""Least step over the border of dirt within two pixels, on the 0 to 1 scale of the image."""
+DIRT_PIXELS = 4
+
+BLANK_SD = 0.03
+"""Blank: the standard deviation within 9 x 9 px, less noise, is below this on the 0 to 1 scale..."""
+BLANK_LEVEL = 0.7
+"""...and the mean is above this share of the bright level."""
+BLANK_WINDOW = 9
+
+
+def drift(unit: Plane) -> float:
+    """Returns how strongly one direction is smeared all over a micrograph, 0 (not) to 1.
+
+    In every block the energy of the gradient along a direction is compared with that across it, less
+    what noise adds. Structure has its own direction in every block; drift takes fine detail from the
+    same direction in all. The result is 1 - 2 q, where q is the share of energy along the direction
+    that :data:`BLOCK_QUANTILE` of the blocks do not exceed, for the direction that makes it least.
+
+    Args:
+        unit: (h, w) on a scale of 0 to 1, see :func:`glomflow.imaging.quality.focus.unit_gray`.
+
+    Returns:
+        The index; NaN with fewer than :data:`LEAST_BLOCKS` blocks of structure.
+    """
+    edge = max(unit.shape) // BLOCKS
+    rows, columns = unit.shape[0] // max(edge, 1), unit.shape[1] // max(edge, 1)
+    if edge < 16 or rows * columns < LEAST_BLOCKS:
+        return math.nan
+    used = unit[: rows * edge + 2, : columns * edge + 2]
+    gx = 0.5 * (used[1:-1, 2:] - used[1:-1, :-2])
+    gy = 0.5 * (used[2:, 1:-1] - used[:-2, 1:-1])
+    noise = 0.5 * noise_sd(unit) ** 2
+    xx, yy, xy = (_block_means(part, edge) for part in (gx * gx, gy * gy, gx * gy))
+    xx, yy = np.maximum(xx - noise, 0.0), np.maximum(yy - noise, 0.0)
+    total = xx + yy
+    structured = total > max(noise, 1e-7)
+    if structured.sum() < LEAST_BLOCKS:
+        return math.nan
+    angle = math.pi * np.arange(ANGLES)[:, None] / ANGLES
+    along = (
+        np.cos(angle) ** 2 * xx[structured]
+        + np.sin(angle) ** 2 * yy[structured]
+        + np.sin(2 * angle) * xy[structured]
+    )
+    share = np.quantile(along / total[structured], BLOCK_QUANTILE, axis=1)
+    return float(np.clip(1.0 - 2.0 * share.min(), 0.0, 1.0))
+
+
+def _block_means(values: Plane, edge: int) -> npt.NDArray[np.float64]:
+    rows, columns = values.shape[0] // edge, values.shape[1] // edge
+    blocks = values[: rows * edge, : columns * edge].reshape(rows, edge, columns, edge)
+    means: npt.NDArray[np.float64] = blocks.mean(axis=(1, 3), dtype=np.float64).reshape(-1)
+    return means
+
+
+def contaminated_fraction(unit: Plane) -> float:
+    """Returns the share of a micrograph that is dirt or stain precipitate.
+
+    Dirt lets no electrons through and has a sharp border: near black, darker than deposits, lysosomes
+    and red cells are, and bright again within two pixels of its border.
+
+    Args:
+        unit: (h, w) on a scale of 0 to 1.
+
+    Returns:
+        The share, 0 to 1.
+    """
+    from scipy import ndimage
+
+    dark = unit < DIRT_LEVEL * float(np.percentile(thinned(unit), 95.0))
+    labels, count = ndimage.label(dark)
+    if not count:
+        return 0.0
+    rim = ndimage.grey_dilation(labels, size=(5, 5))
+    outside = np.where(dark, 0, rim)
+    sizes = np.bincount(labels.reshape(-1), minlength=count + 1)[1:]
+    places = np.maximum(np.bincount(outside.reshape(-1), minlength=count + 1)[1:], 1)
+    around = np.bincount(outside.reshape(-1), unit.reshape(-1), count + 1)[1:] / places
+    inside = np.bincount(labels.reshape(-1), unit.reshape(-1), count + 1)[1:] / sizes
+    dirt = (sizes >= DIRT_PIXELS) & (around - inside >= DIRT_STEP)
+    return float(sizes[dirt].sum()) / unit.size
+
+
+def blank_fraction(unit: Plane) -> float:
+    """Returns the share of a micrograph that is bright and without structure: resin, holes, lumens.
+
+    Args:
+        unit: (h, w) on a scale of 0 to 1.
+
+    Returns:
+        The share, 0 to 1.
+    """
+    from scipy.ndimage import uniform_filter
+
+    if min(unit.shape) < BLANK_WINDOW:
+        return 0.0
+    mean = uniform_filter(unit, BLANK_WINDOW, mode="nearest")
+    variance = uniform_filter(unit * unit, BLANK_WINDOW, mode="nearest") - mean * mean
+    flat = variance < BLANK_SD**2 + noise_sd(unit) ** 2
+    return float((flat & (mean > BLANK_LEVEL * float(np.percentile(thinned(unit), 95.0)))).mean())

@@ -1,0 +1,109 @@
+"""What of a picture is not background, and what is at the ends of the range."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from glomflow.imaging.pixels import Array
+from glomflow.imaging.quality.focus import unit_gray
+from glomflow.imaging.quality.om import density
+
+TISSUE_OD = 0.15
+"""OM: mean optical density, -ln(I / 255), above which a pixel is tissue (as in Macenko 2009)."""
+SIGNAL_SHARE = 0.02
+"""IM: least share of the type's range that counts as signal, whatever the histogram says."""
+FLAT_SD = 0.02
+"""TEM: standard deviation, on the 0 to 1 scale of the image, below which surroundings are blank."""
+FLAT_WINDOW = 7
+
+Mask = npt.NDArray[np.bool_]
+
+
+def is_blank(picture: Array) -> bool:
+    """Returns whether every channel of a picture (h, w, C) has one value throughout."""
+    first = picture[:1, :1]
+    same = picture == first
+    if picture.dtype.kind == "f":
+        same |= np.isnan(picture) & np.isnan(first)
+    return bool(same.all())
+
+
+def tissue(picture: Array, modality: str) -> Mask:
+    """Returns what of a picture is not background.
+
+    - OM: optical density above :data:`TISSUE_OD`, the mean over channels.
+    - IM: the brightest channel, on a logarithmic scale, above Otsu's threshold and above
+      :data:`SIGNAL_SHARE` of the range.
+    - TEM: not flat, that is not empty resin or a hole (see :data:`FLAT_SD`).
+
+    Args:
+        picture: (h, w, C), any type.
+        modality: OM, IM or TEM.
+
+    Returns:
+        (h, w).
+    """
+    if modality == "OM":
+        od = density(picture)
+        dense: Mask = od[:, :, 0] + od[:, :, 1] + od[:, :, 2] > 3 * TISSUE_OD
+        return dense
+    if modality == "IM":
+        return _signal(picture)
+    from scipy.ndimage import uniform_filter
+
+    gray = unit_gray(picture)
+    mean = uniform_filter(gray, FLAT_WINDOW, mode="nearest")
+    variance = uniform_filter(gray * gray, FLAT_WINDOW, mode="nearest") - mean * mean
+    structured: Mask = variance > FLAT_SD**2
+    return structured
+
+
+def tissue_fraction(picture: Array, modality: str) -> float:
+    """Returns the share of a picture that is not background, 0 to 1; see :func:`tissue`."""
+    return float(tissue(picture, modality).mean())
+
+
+def saturated_fraction(picture: Array) -> float:
+    """Returns the share of samples at the lowest or highest value of an integer type.
+
+    Args:
+        picture: Samples at full resolution, because averaging for a thumbnail hides single ones.
+
+    Returns:
+        The share, 0 to 1; NaN for floating-point samples, which have no such ends.
+    """
+    if picture.dtype.kind not in "ui":
+        return float("nan")
+    limits = np.iinfo(picture.dtype)
+    ends = np.count_nonzero(picture == limits.min) + np.count_nonzero(picture == limits.max)
+    return float(ends) / picture.size
+
+
+def _range(picture: Array) -> float:
+    if picture.dtype.kind in "ui":
+        return float(np.iinfo(picture.dtype).max)
+    return float(np.nanmax(picture, initial=0.0)) or 1.0
+
+
+def _signal(picture: Array) -> Mask:
+    floor = SIGNAL_SHARE * _range(picture)
+    brightest = np.nan_to_num(picture.max(axis=2).astype(np.float32))
+    # Compressed, so that a few bright deposits do not push dim tissue into the background.
+    compressed = np.log1p(np.maximum(brightest, 0.0) / floor)
+    if compressed.max() <= compressed.min():
+        return np.zeros(compressed.shape, dtype=bool)
+    shining: Mask = compressed > max(_otsu(compressed), np.log(2.0))
+    return shining
+
+
+def _otsu(values: npt.NDArray[np.float32]) -> float:
+    """Returns the threshold that parts a histogram of 256 bins best into two classes (Otsu 1979)."""
+    counts, edges = np.histogram(values, bins=256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below, total = np.cumsum(counts), np.cumsum(counts * centres)
+    above = below[-1] - below
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gap = total / below - (total[-1] - total) / above
+        between = np.nan_to_num(below * above * gap**2)
+    return float(edges[int(np.argmax(between)) + 1])

@@ -1,0 +1,108 @@
+"""Colour statistics by Reinhard et al. (2001), in CIELAB over tissue."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from glomflow.imaging.stain.density import density_table, flat_pixels
+from glomflow.imaging.stain.lab import FROM_RELATIVE, LAB_OF_ROOTS, TO_RELATIVE, linear_table
+from glomflow.imaging.stain.parallel import in_threads
+from glomflow.imaging.stain.profile import Array, Bytes, Floats, StainProfile, Vector
+
+LEAST_LAB_STD = (0.5, 2.5)
+"""Least standard deviation over tissue of each of L*, a* and b*, and of the one that varies most."""
+FADE_DENSITY = 0.15
+"""Pixels of less mean optical density keep their colour in part, glass keeps it whole."""
+
+
+def lab_moments(pixels: Bytes, threads: int | None) -> Array:
+    """Returns count, sums and sums of squares, (7), of CIELAB values.
+
+    Args:
+        pixels: (N, 3) uint8.
+        threads: Number of threads.
+    """
+    from glomflow.imaging.stain import kernels
+
+    sums = np.zeros((-(-pixels.shape[0] // kernels.PART), 6))
+    linear, relative, _ = _single_precision()
+
+    def work(worker: int, first: int, last: int) -> None:
+        kernels.lab_moments(pixels, first, last, linear, relative, sums)
+
+    in_threads(work, len(sums), threads)
+    return np.concatenate([[pixels.shape[0]], sums.sum(axis=0)])
+
+
+def reinhard_profile(moments: Array, common: dict[str, Any]) -> StainProfile:
+    """Returns the profile of tissue from the moments of its CIELAB values.
+
+    Args:
+        moments: (7) count, sums and sums of squares of L*, a*, b*.
+        common: The profile's other attributes.
+    """
+    mean = moments[1:4] / moments[0]
+    std = np.sqrt(np.maximum(moments[4:7] / moments[0] - mean * mean, 0.0))
+    if not (std.min() >= LEAST_LAB_STD[0] and std.max() >= LEAST_LAB_STD[1]):
+        return StainProfile(
+            **common,
+            flag="tissue has one colour only (standard deviation "
+            f"{std.min():.2f} to {std.max():.2f} in CIELAB)",
+        )
+    return StainProfile(**common, lab_mean=tuple(mean.tolist()), lab_std=tuple(std.tolist()))
+
+
+def lab_mapping(source: StainProfile, target: StainProfile) -> tuple[Array, Array]:
+    """Returns how the roots behind CIELAB move from one profile to another: (3, 3) and offset (3)."""
+    scale = np.asarray(target.lab_std) / np.asarray(source.lab_std)
+    shift = np.asarray(target.lab_mean) - scale * np.asarray(source.lab_mean)
+    # L*, a*, b* are linear in the roots, and so is the whole step, but for L* = 116 f - 16.
+    back = np.linalg.inv(LAB_OF_ROOTS)
+    mix = back @ (scale[:, None] * LAB_OF_ROOTS)
+    return mix, back @ (shift + (1.0 - scale) * np.array([16.0, 0.0, 0.0]))
+
+
+def fade_table(background: Vector) -> Array:
+    """Returns the part, (3, 256), that each level has in how far a pixel is recoloured, clipped to 0 to 1."""
+    return density_table(background) / (3.0 * FADE_DENSITY)
+
+
+def apply_reinhard(
+    rgb: Bytes, source: StainProfile, target: StainProfile, threads: int | None = None
+) -> Bytes:
+    """Recolours images so that mean and standard deviation of L*, a*, b* over tissue match.
+
+    Args:
+        rgb: (..., 3) uint8.
+        source: Profile of the slide.
+        target: Profile to match.
+        threads: Number of threads; the process's allowance by default.
+
+    Returns:
+        uint8 of the same shape.
+    """
+    from glomflow.imaging.stain.kernels import PART, match_lab
+
+    pixels = flat_pixels(rgb)
+    size = pixels.shape[0]
+    linear, relative, to_rgb = _single_precision()
+    mix, offset = (values.astype(np.float32) for values in lab_mapping(source, target))
+    fade = fade_table(source.background).astype(np.float32)
+    result = np.empty(pixels.shape, np.uint8)
+
+    def work(worker: int, first: int, last: int) -> None:
+        stop = min(last * PART, size)
+        match_lab(pixels, first * PART, stop, linear, fade, relative, mix, offset, to_rgb, result)
+
+    in_threads(work, -(-size // PART), threads)
+    return result.reshape(rgb.shape)
+
+
+@lru_cache(maxsize=1)
+def _single_precision() -> tuple[Floats, Floats, Floats]:
+    single = (linear_table(), TO_RELATIVE, np.ascontiguousarray(FROM_RELATIVE))
+    linear, relative, to_rgb = (values.astype(np.float32) for values in single)
+    return linear, relative, to_rgb
