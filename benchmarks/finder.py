@@ -29,7 +29,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ from PIL import Image
 
 REPO = Path(__file__).resolve().parents[1]
 REAL = REPO.parent / "shared" / "data" / "real"
+DATA = ("hubmap_tiles", "ihc_rois", "structures")
 SHOWN = ("ap50", "ap", "dice", "precision", "recall", "count_bias", "count_concordance")
 HEADS = ("AP@.5", "AP@.5:.95", "Dice", "precision", "recall", "found - annotated", "concordance")
 
@@ -132,6 +133,16 @@ def phantom_cases(count: int, seed: int) -> list[Case]:
         polygons = [np.asarray(outline, dtype=np.float64) for outline in drawn.outlines]
         slide = f"slide{number // 2:04d}"
         cases.append(Case("phantom", f"field{number:04d}", slide, drawn.rgb, site.om_um_per_px, polygons))
+    return cases
+
+
+def chosen_cases(arguments: argparse.Namespace) -> list[Case]:
+    if arguments.phantom:
+        cases = phantom_cases(arguments.phantom, arguments.seed)
+    else:
+        cases = [case for case in real_cases(arguments.real) if case.data in arguments.data]
+    if arguments.within_slides:
+        cases = [replace(case, slide=case.image) for case in cases]
     return cases
 
 
@@ -415,6 +426,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--real", type=Path, default=REAL, help="folder of the real fields")
+    parser.add_argument("--data", nargs="+", choices=DATA, default=DATA, help="which of the real fields")
+    parser.add_argument(
+        "--within-slides",
+        action="store_true",
+        help="take every field for a slide of its own: what a few annotated fields of the same slide bring",
+    )
     parser.add_argument("--phantom", type=int, default=0, metavar="N", help="draw N fields instead")
     parser.add_argument("--steps", type=int, default=300, help="training steps per fold")
     parser.add_argument("--max-minutes", type=float, default=None, help="limit of one training")
@@ -428,15 +445,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--random-encoder", action="store_true", help="also start from a random encoder")
     arguments = parser.parse_args()
-    cases = (
-        phantom_cases(arguments.phantom, arguments.seed) if arguments.phantom else real_cases(arguments.real)
-    )
+    cases = chosen_cases(arguments)
     folds = folds_of(cases, arguments.folds, arguments.seed)
     settings = finder_settings(arguments)
     print(machine(arguments.threads))
     print(
         f"{len(cases)} fields, {sum(len(case.polygons) for case in cases)} glomeruli, "
-        f"{len({case.slide for case in cases})} slides, {arguments.folds} folds disjoint by slide; "
+        f"{len({case.slide for case in cases})} slides, {arguments.folds} folds disjoint by "
+        f"{'field only, NOT by slide' if arguments.within_slides else 'slide'}; "
         f"{arguments.steps} steps of {arguments.batch_size} patches of {arguments.patch} px at "
         f"{arguments.um_per_px:g} µm/px"
     )

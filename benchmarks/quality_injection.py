@@ -154,7 +154,7 @@ def dirt(pixels: np.ndarray, um: float, rng: np.random.Generator) -> np.ndarray:
     while covered.mean() < 0.02:
         radius = rng.uniform(0.06, 0.25) / um
         covered |= (y - rng.uniform(0, height)) ** 2 + (x - rng.uniform(0, width)) ** 2 < radius**2
-    return np.where(covered[:, :, None], pixels.min(), pixels)
+    return np.where(covered[:, :, None], 0.05 * np.percentile(pixels, 95), pixels)
 
 
 def empty(pixels: np.ndarray, um: float, rng: np.random.Generator) -> np.ndarray:

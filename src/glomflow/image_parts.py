@@ -14,6 +14,7 @@ from glomflow.files import sha256_file
 
 ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup")
 """A folder that holds one of these is a Zarr group."""
+SIDECAR_SUFFIXES = (".txt", ".json", ".xml", ".ini", ".hdr")
 _DICOM_AT = 128
 _NOT_OURS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 """What file browsers leave behind; looking at a folder must not change its digest."""
@@ -113,6 +114,21 @@ def image_digest(path: str | os.PathLike[str]) -> tuple[str, int]:
     for name, part in _named(Path(path), parts):
         digest.update(f"{name}\0{sha256_file(part)}\n".encode())
     return digest.hexdigest(), size
+
+
+def sidecars(path: str | os.PathLike[str]) -> list[Path]:
+    """Returns the small text files beside an image that may tell its pixel size.
+
+    Args:
+        path: The image.
+
+    Returns:
+        Those of ``image.tif.txt``, ``image.txt`` and the same with the other suffixes that exist.
+    """
+    place = Path(path)
+    names = [Path(f"{place}{suffix}") for suffix in SIDECAR_SUFFIXES]
+    names += [place.with_suffix(suffix) for suffix in SIDECAR_SUFFIXES]
+    return [name for name in dict.fromkeys(names) if name != place and name.is_file()]
 
 
 def image_stamp(path: str | os.PathLike[str]) -> tuple[int, int | str]:

@@ -90,7 +90,7 @@ INVENTORY: Schema = {
     "channels": Column("string", "channel names joined by ';'"),
     "dtype": Column("string", "type of the samples"),
     "um_per_px": Column("float64", "pixel size used, µm/px (TEM: nm/px divided by 1000)"),
-    "pixel_size_from": Column("string", "'sheet', 'tags', 'config', or 'none' for a ready-made crop"),
+    "pixel_size_from": Column("string", "'sheet', 'tags', 'sidecar', 'config', or 'none' (ready-made crop)"),
     "sha256": Column("string", "digest of the file"),
     "bytes": Column("int64", "size of the file"),
     "focus": Column("float64", "variance of the Laplacian less that of noise, higher is sharper"),

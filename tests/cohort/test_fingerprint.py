@@ -57,6 +57,24 @@ def test_it_changes_with_every_file_of_an_image_that_is_a_folder(shard: Path, pa
     assert shard_fingerprint(shard, shard.parent) != before
 
 
+def test_it_changes_with_the_text_file_beside_a_micrograph(shard: Path) -> None:
+    sidecar = shard.parent / "a.txt"
+    for modality, counts in (("OM", False), ("TEM", True)):
+        write_table(shard, pd.read_parquet(shard).assign(modality=modality), IMAGES)
+        sidecar.unlink(missing_ok=True)
+        before = shard_fingerprint(shard, shard.parent)
+        sidecar.write_text("PixelSize=2.5")
+        assert (shard_fingerprint(shard, shard.parent) != before) is counts
+
+
+def test_a_table_without_modalities_counts_too(shard: Path) -> None:
+    pd.read_parquet(shard)[["path", "annotation"]].to_parquet(shard)
+    before = shard_fingerprint(shard, shard.parent)
+    assert before not in ("pending", "unreadable")
+    (shard.parent / "a.geojson").write_bytes(b"other outlines")
+    assert shard_fingerprint(shard, shard.parent) != before
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(CohortError, match=r"value '.*/none': there is no folder .*/none; correct the path"):
         require_sheets(tmp_path / "none", ["patients.csv"])

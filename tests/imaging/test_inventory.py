@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -340,6 +341,8 @@ def test_errors_of_our_own_are_not_hidden(tmp_path, ingest, monkeypatch):
 
 
 class _Reader:
+    path = Path("nowhere") / "image.tif"
+
     def __init__(self, pixel_size):
         self.pixel_size = pixel_size
 

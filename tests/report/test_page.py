@@ -153,9 +153,9 @@ def test_tables_hold_cohort_folds_results_and_reasons(page):
         "0.86 (0.76–0.93)",
         "at north 21",
         "P003-OM 40 too few tissue pixels",
-        "heaviest tile shows a deposit 52 22 % (14–30) 33 % −11 (−19 to −3) points",
-        "it drops deposit tiles more often than others, although they are what matters",
-        "adds up tiles with equal weight (SMIL sum): none stands out",
+        "heaviest instance shows a deposit 52 22 % (14–30) 33 % −11 (−19 to −3) points",
+        "it drops deposit instances more often than others, although they are what matters",
+        "adds up instances with equal weight (SMIL sum): none stands out",
         "1 without OM",
     ):
         assert expected in text

@@ -14,17 +14,19 @@ from pathlib import Path
 from glomflow.cohort.sheets import shard_of
 from glomflow.errors import CohortError, Problem
 from glomflow.files import sha256_file, sha256_json
-from glomflow.image_parts import image_stamp
+from glomflow.image_parts import image_stamp, sidecars
 from glomflow.suggest import did_you_mean
 
 
 def shard_fingerprint(images: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
     """Digests size and modification time of every image and annotation of a shard.
 
-    Of an image that is a folder or has companion files, all of them count.
+    Of an image that is a folder or has companion files, all of them count, and of a micrograph the text
+    files beside it.
 
     Args:
-        images: The shard's IMAGES table; it need not exist yet.
+        images: The shard's IMAGES table, or another with its columns ``path`` and ``annotation``; it need
+            not exist yet.
         folder: Cohort folder that the table's paths are relative to.
 
     Returns:
@@ -36,11 +38,16 @@ def shard_fingerprint(images: str | os.PathLike[str], folder: str | os.PathLike[
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(images, columns=["path", "annotation"])
+        table = pyarrow.parquet.read_table(images)
     except (OSError, ValueError):
         return "unreadable"
-    paths = {path for name in ("path", "annotation") for path in table[name].to_pylist() if path}
-    return sha256_json([[path, *image_stamp(Path(folder) / path)] for path in sorted(paths)])
+    root = Path(folder)
+    paths = {root / path for name in ("path", "annotation") for path in table[name].to_pylist() if path}
+    if "modality" in table.column_names:
+        for row in table.select(["path", "modality"]).to_pylist():
+            paths.update(sidecars(root / row["path"]) if row["modality"] == "TEM" and row["path"] else ())
+    names = sorted((path.relative_to(root).as_posix(), path) for path in paths)
+    return sha256_json([[name, *image_stamp(path)] for name, path in names])
 
 
 def require_sheets(folder: str | os.PathLike[str], names: Sequence[str]) -> None:

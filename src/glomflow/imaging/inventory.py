@@ -22,6 +22,7 @@ from glomflow.imaging.quality import Finding, Views, is_blank, judge, measure
 from glomflow.imaging.readers import ImageReader, open_image
 from glomflow.imaging.readers.base import decoding
 from glomflow.imaging.readers.parts import image_digest, image_exists
+from glomflow.imaging.tem_sidecar import sidecar_pixel_size
 from glomflow.tables import INVENTORY
 
 Row = Mapping[Any, Any]
@@ -183,6 +184,9 @@ def pixel_size_of(
 ) -> tuple[float, str]:
     """Returns the pixel size of an image: the sheet's, else the file's own, else the configured one.
 
+    A micrograph that does not tell its own may have a text file beside it that does; it comes before
+    the configured one.
+
     Args:
         reader: The open image.
         row: Its row of the table IMAGES.
@@ -191,8 +195,8 @@ def pixel_size_of(
         allow_anisotropic: Whether pixels may be other than square; then the geometric mean is used.
 
     Returns:
-        Pixel size in µm/px (for TEM too), and where it is from: ``sheet``, ``tags``, ``config``, or
-        ``none`` with NaN for a ready-made crop of unknown size.
+        Pixel size in µm/px (for TEM too), and where it is from: ``sheet``, ``tags``, ``sidecar``,
+        ``config``, or ``none`` with NaN for a ready-made crop of unknown size.
 
     Raises:
         ImageError: ``no_pixel_size`` or ``anisotropic``.
@@ -205,6 +209,8 @@ def pixel_size_of(
             return float(value) * columns[column], "sheet"
     if reader.pixel_size is not None:
         return _square(reader.pixel_size, _text(row, "path"), electron, allow_anisotropic), "tags"
+    if electron and (nm := sidecar_pixel_size(reader.path)) is not None:
+        return nm * 1e-3, "sidecar"
     default = nm_per_px_default if electron else um_per_px_default
     if default is not None:
         return default * (1e-3 if electron else 1.0), "config"

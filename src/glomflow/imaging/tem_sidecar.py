@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from glomflow.errors import ImageError
+from glomflow.image_parts import sidecars
 
-SUFFIXES = (".txt", ".json", ".xml", ".ini", ".hdr")
 NM_RANGE = (0.01, 1000.0)
 """Pixel sizes that an electron micrograph can have, nm."""
 _MOST_BYTES = 1_000_000
@@ -76,7 +76,7 @@ def sidecar_pixel_size(path: Path) -> float | None:
             micrograph has, that is not square, or that another file contradicts.
     """
     found: dict[Path, float] = {}
-    for sidecar in _candidates(path):
+    for sidecar in sidecars(path):
         size = _size_in(sidecar, path)
         if size is not None:
             found[sidecar] = size
@@ -87,12 +87,6 @@ def sidecar_pixel_size(path: Path) -> float | None:
         if abs(different - size) > _AGREE * size:
             raise _unusable(path, other, f"says {different:g} nm/px, but {first.name} {size:g} nm/px")
     return size
-
-
-def _candidates(path: Path) -> list[Path]:
-    names = [Path(f"{path}{suffix}") for suffix in SUFFIXES]
-    names += [path.with_suffix(suffix) for suffix in SUFFIXES]
-    return [name for name in dict.fromkeys(names) if name != path and name.is_file()]
 
 
 def _size_in(sidecar: Path, image: Path) -> float | None:

@@ -50,7 +50,7 @@ FIGURES: dict[str, FigureText] = {
     ),
     "crops_tem": FigureText(
         "Tiles of electron micrographs by diagnosis, drawn at random and spread over patients.",
-        "Contact sheet of electron micrograph tiles by diagnosis.",
+        "Contact sheet of electron micrographs by diagnosis.",
     ),
     "lesions": FigureText(
         "Glomeruli by lesion class, drawn at random and spread over slides.",
@@ -80,9 +80,9 @@ FIGURES: dict[str, FigureText] = {
         "Accuracy of each model as a point with an interval bar.",
     ),
     "instance_panels": FigureText(
-        "The electron micrograph tiles that weigh most in the model's decision, by descending weight. "
+        "The electron micrographs that weigh most in the model's decision, by descending weight. "
         "Patients are drawn at random.",
-        "Rows of electron micrograph tiles with their weights.",
+        "Rows of electron micrographs with their weights.",
     ),
     "few_shot_curves": FigureText(
         "Balanced accuracy over the number of labelled glomeruli per class: mean over runs, with intervals "

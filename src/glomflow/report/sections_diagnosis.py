@@ -148,9 +148,9 @@ def _deposit_sentences(material: Material, first: str) -> list[str]:
     if row is None:
         return []
     return [
-        f"The electron micrograph tile with the highest weight shows a deposit in {percent(row['value'])} "
-        f"({percent_interval(row['lower'], row['upper'])}) of the patients whose tiles show one at all; "
-        f"a random tile would in {percent(row['chance'])}."
+        f"The TEM instance with the highest weight shows a deposit in {percent(row['value'])} "
+        f"({percent_interval(row['lower'], row['upper'])}) of the patients whose instances show one at all; "
+        f"a random instance would in {percent(row['chance'])}."
     ]
 
 
@@ -211,8 +211,8 @@ def instances_section(material: Material) -> Section | None:
         return None
     blocks: list[Block] = [
         Prose(
-            "A patient's electron micrographs enter as a bag of tiles, and each tile gets a weight. A high "
-            "weight says that the tile counted, not that it shows the disease"
+            "A patient's electron micrographs enter as a bag of instances, each with a weight. A high weight "
+            "says that the instance counted, not that it shows the disease"
             + ("." if hits is None else "; the table tells how far the two agree.")
         ),
         *panels,
@@ -231,16 +231,18 @@ def _filter_sentences(material: Material) -> list[str]:
         if row["measure"] != "kept" or settings is None:
             continue
         if settings.smil.variant == "sum":
-            sentences.append(f"{row['model']} adds up tiles with equal weight (SMIL sum): none stands out.")
+            sentences.append(
+                f"{row['model']} adds up instances with equal weight (SMIL sum): none stands out."
+            )
             continue
         if row["excess_upper"] < 0:
-            said = "it drops deposit tiles more often than others, although they are what matters"
+            said = "it drops deposit instances more often than others, although they are what matters"
         elif row["excess_lower"] > 0:
-            said = "it keeps deposit tiles more often than others"
+            said = "it keeps deposit instances more often than others"
         else:
-            said = "it does not clearly tell deposit tiles from others"
+            said = "it does not clearly tell deposit instances from others"
         sentences.append(
-            f"The filter of {row['model']} (SMIL distance) passes {percent(row['value'])} of the tiles with "
-            f"a deposit and {percent(row['chance'])} of the others: {said}."
+            f"The filter of {row['model']} (SMIL distance) passes {percent(row['value'])} of the instances "
+            f"with a deposit and {percent(row['chance'])} of the others: {said}."
         )
     return sentences

@@ -43,10 +43,10 @@ def _diagnosis_methods(material: Material) -> list[tuple[str, str]]:
     loss = material.config.diagnosis.loss
     model = next(iter(material.config.diagnosis.models.values()))
     smil = (
-        f"tiles farther from the bag's centre than {model.smil.threshold:g} times the mean distance are "
+        f"instances farther from the bag's centre than {model.smil.threshold:g} times the mean distance are "
         "dropped, the others weighted by closeness (SMIL distance)"
         if model.smil.variant == "distance"
-        else "tiles are added up with equal weight (SMIL sum)"
+        else "instances are added up with equal weight (SMIL sum)"
     )
     return [
         (
@@ -151,7 +151,7 @@ def _diagnosis_limits(material: Material) -> list[tuple[str, str]]:
         ),
         (
             "Weights are no explanation",
-            "A tile's weight says how much it entered the sum, not why the model decided.",
+            "An instance's weight says how much it entered the sum, not why the model decided.",
         ),
     ]
     published = [name for name, model in settings.models.items() if _parity(model)]

@@ -222,7 +222,7 @@ def quality_table(inventory: pd.DataFrame) -> Table:
 
 def crops_table(crops: dict[str, pd.DataFrame], *, diagnosis: bool) -> Table:
     """Counts the crops of each modality."""
-    kinds = {"OM": "glomeruli", "IM": "immunofluorescence", "TEM": "electron micrograph tiles"}
+    kinds = {"OM": "glomeruli", "IM": "immunofluorescence", "TEM": "electron micrographs"}
     rows = []
     for modality, frame in crops.items():
         unit, factor = ("nm/px", 1000.0) if modality == "TEM" else ("µm/px", 1.0)

@@ -30,10 +30,10 @@ METRICS = {
 """Metrics as headers, in the order of the tables."""
 
 MEASURES = {
-    "top1": "heaviest tile shows a deposit",
-    "top3": "share of the three heaviest tiles that show one",
-    "weight_share": "share of the bag's weight on tiles that show one",
-    "kept": "deposit tiles that pass the filter",
+    "top1": "heaviest instance shows a deposit",
+    "top3": "share of the three heaviest instances that show one",
+    "weight_share": "share of the bag's weight on instances that show one",
+    "kept": "deposit instances that pass the filter",
 }
 """Measures of the deposit hits in words."""
 
@@ -178,7 +178,7 @@ def _comparison_cells(row: Record) -> list[str]:
 
 
 def deposit_table(hits: pd.DataFrame, name: Name) -> Table:
-    """Lists how often heavily weighted TEM tiles show a deposit, beside chance."""
+    """Lists how often heavily weighted TEM instances show a deposit, beside chance."""
     rows = [
         (
             group,
@@ -195,8 +195,8 @@ def deposit_table(hits: pd.DataFrame, name: Name) -> Table:
         headers=("model", "measure", "patients", "share", "by chance", "excess"),
         rows=rows,
         text_columns=frozenset({0, 1}),
-        note="By chance: the share of a bag's tiles that show a deposit; for the filter, the share of the "
-        "other tiles that pass it. Patients without a deposit tile in their bag are left out.",
+        note="By chance: the share of a bag's instances that show a deposit; for the filter, the share of "
+        "the other instances that pass it. Patients without a deposit instance in their bag are left out.",
     )
 
 

@@ -93,7 +93,7 @@ def measure(views: Views, thumbnail: Array, modality: str, um_per_px: float, set
         most = TEM_PIXELS if modality == "TEM" else FOCUS_PIXELS
         pictures = views.at_scale(scale / um_per_px, shown.astype(np.float64), most)
     if modality == "OM":
-        return Quality(_median_focus(pictures), scale, share, saturated, **_om(views, thumbnail, um_per_px))
+        return Quality(_median_focus(pictures), scale, share, saturated, **_om(views, um_per_px))
     if modality == "IM":
         im_only = {
             "overexposed_fraction": im.overexposed_fraction(box),
@@ -113,9 +113,9 @@ def _median_focus(pictures: list[Array]) -> float:
     return float(np.median([focus(picture) for picture in pictures]))
 
 
-def _om(views: Views, thumbnail: Array, um_per_px: float) -> dict[str, float]:
+def _om(views: Views, um_per_px: float) -> dict[str, float]:
     if math.isnan(um_per_px):
-        return {"pen_fraction": float(om.pen_marks(om.density(thumbnail)).mean())}
+        return {}
     overview = views.overview()
     own = um_per_px * views.reader.width / overview.shape[1]
     shrink = max(1.0, om.SCALE / own)
@@ -148,14 +148,16 @@ def _im(
 
 
 def _tem(pictures: list[Array], scale: float, share: float, saturated: float) -> Quality:
-    units = [unit_gray(_without_overlay(as_gray(picture))) for picture in pictures]
+    grays = [_without_overlay(as_gray(picture)) for picture in pictures]
+    units = [unit_gray(gray) for gray in grays]
+    dirt = [tem.contaminated_fraction(*pair) for pair in zip(units, grays, strict=True)]
     return Quality(
         float(np.median([focus_of_unit(unit) for unit in units])),
         scale,
         share,
         saturated,
         drift=float(np.median([tem.drift(unit) for unit in units])),
-        contaminated_fraction=float(np.mean([tem.contaminated_fraction(unit) for unit in units])),
+        contaminated_fraction=float(np.mean(dirt)),
         blank_fraction=float(np.mean([tem.blank_fraction(unit) for unit in units])),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,8 @@ BLOCK_QUANTILE = 0.8
 
 DIRT_LEVEL = 0.1
 """Dirt is darker than this share of the bright level (95th percentile) above the darkest."""
+DIRT_TRANSMISSION = 0.25
+"""Dirt: samples are below this share of those of the bright level, counted from 0."""
 DIRT_STEP = 0.35
 """Least step over the border of dirt within two pixels, on the 0 to 1 scale of the image."""
 DIRT_PIXELS = 4
@@ -78,14 +81,16 @@ def _block_means(values: Plane, edge: int) -> npt.NDArray[np.float64]:
     return means
 
 
-def contaminated_fraction(unit: Plane) -> float:
+def contaminated_fraction(unit: Plane, gray: npt.NDArray[Any]) -> float:
     """Returns the share of a micrograph that is dirt or stain precipitate.
 
-    Dirt lets no electrons through and has a sharp border: near black, darker than deposits, lysosomes
-    and red cells are, and bright again within two pixels of its border.
+    Dirt lets no electrons through and has a sharp border: the darkest of the image, near black by its
+    samples too (in a faint micrograph red cells are the darkest, but not black), and bright again
+    within two pixels of its border.
 
     Args:
         unit: (h, w) on a scale of 0 to 1.
+        gray: (h, w), the same as it was recorded.
 
     Returns:
         The share, 0 to 1.
@@ -93,6 +98,7 @@ def contaminated_fraction(unit: Plane) -> float:
     from scipy import ndimage
 
     dark = unit < DIRT_LEVEL * float(np.percentile(thinned(unit), 95.0))
+    dark &= gray < DIRT_TRANSMISSION * float(np.percentile(thinned(gray), 95.0))
     labels, count = ndimage.label(dark)
     if not count:
         return 0.0

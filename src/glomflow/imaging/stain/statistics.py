@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -28,10 +29,10 @@ def tissue_pixels(pixels: Bytes, tissue: Tissue, threads: int | None) -> Bytes:
     from glomflow.imaging.stain.kernels import keep_tissue
 
     levels = np.arange(256)
-    table = 64 * (levels > tissue.limits[:, None]) + (levels > tissue.black)
-    table = table.astype(np.uint8)
+    over = levels > tissue.limits[:, None]
+    table: Bytes = (64 * over + (levels > tissue.black)).astype(np.uint8)
 
-    def fill(start: int, stop: int, found: Array) -> int:
+    def fill(start: int, stop: int, found: Array) -> Any:
         return keep_tissue(pixels, start, stop, table, found)
 
     kept = _collected(np.empty_like(pixels), fill, threads).view()
@@ -78,7 +79,7 @@ def angle_percentiles(
     def tails(low: float, high: float) -> Array:
         bounds = np.array([[np.cos(low), np.sin(low)], [np.cos(high), np.sin(high)]])
 
-        def fill(start: int, stop: int, found: Array) -> int:
+        def fill(start: int, stop: int, found: Array) -> Any:
             return angle_tails(pixels, start, stop, along, bounds, found)
 
         found = _collected(room, fill, threads)
@@ -117,7 +118,7 @@ def amount_percentile(
     room = np.empty(pixels.shape[0])
 
     def tail(floor: float) -> Array:
-        def fill(start: int, stop: int, found: Array) -> int:
+        def fill(start: int, stop: int, found: Array) -> Any:
             return amount_tail(pixels, start, stop, parts, floor, found)
 
         return _collected(room, fill, threads)
@@ -159,7 +160,7 @@ def _share(percentile: float, sample: int) -> float:
     return 1.5 * share + 4.0 * float(np.sqrt(share / sample)) if sample >= LEAST_SAMPLE else 1.0
 
 
-def _collected(room: Array, fill: Callable[[int, int, Array], int], threads: int | None) -> Array:
+def _collected(room: Array, fill: Callable[[int, int, Array], Any], threads: int | None) -> Array:
     """Returns what ``fill(start, stop, room)`` wrote for shares of the rows, joined in order."""
     from glomflow.imaging.stain.kernels import PART
 

@@ -109,16 +109,10 @@ def estimate_batch(
     density = _looked_up(planes, np.stack([density_table(white) for white in whites]))
     matrices = _matrices(planes, density, mask, whites, settings, stains, initial, flags)
     counted = mask if concentrations_over == "tissue" else mask.new_ones(mask.shape)
-    weights = np.stack([np.linalg.pinv(matrix).T for matrix in matrices])
-    amounts = density.new_tensor(weights) @ density
-    concentrations = [
-        _percentiles(amounts[:, stain], counted, [CONCENTRATION_PERCENTILE])[:, 0] for stain in range(stains)
-    ]
+    amounts = _concentrations(density, counted, matrices)
     return [
         StainProfile(**common, flag=flag) if flag else vector_profile(matrix, amount, common)
-        for matrix, amount, common, flag in zip(
-            matrices, np.stack(concentrations, axis=1), commons, flags, strict=True
-        )
+        for matrix, amount, common, flag in zip(matrices, amounts, commons, flags, strict=True)
     ]
 
 
@@ -267,6 +261,17 @@ def _matrices(
             matrix, flags[index] = ordered(found[index], initial)
             matrices[index] = matrices[index] if flags[index] else matrix
     return matrices
+
+
+def _concentrations(density: torch.Tensor, counted: torch.Tensor, matrices: list[Array]) -> Array:
+    """Returns the 99th percentile of each stain's amount, (B, stains)."""
+    weights = np.stack([np.linalg.pinv(matrix).T for matrix in matrices])
+    amounts = density.new_tensor(weights) @ density
+    found = [
+        _percentiles(amounts[:, stain], counted, [CONCENTRATION_PERCENTILE])[:, 0]
+        for stain in range(weights.shape[1])
+    ]
+    return np.stack(found, axis=1)
 
 
 def _from_sample(
