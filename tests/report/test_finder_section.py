@@ -202,8 +202,8 @@ def test_outlines_are_drawn_in_the_colours_of_their_outcome(summary, cohort):
 
 
 def test_the_curve_has_the_area_in_its_legend(summary):
-    axes = finder_precision_recall(summary.curve, {0.5: 0.6}).axes[0]
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    figure = finder_precision_recall(summary.curve, {0.5: 0.6})
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["IoU ≥ 0.5   AP 0.60", "IoU ≥ 0.75"]
 
 

@@ -80,10 +80,8 @@ def outline_examples(summary: FinderSummary, inventory: pd.DataFrame, folder: Pa
             for points, kind, outcome in zip(outlines, own["kind"], own["outcome"], strict=True)
         ]
         row = rows[image,]
-        caption = (
-            f"{image}\n{row['annotated']} annotated, {row['found']} found, {row['hits']} of them right; "
-            f"Dice{NBSP}{number(row['dice'])}"
-        )
+        found = f"{row['found']} found, {row['hits']} of them right" if row["found"] else "none found"
+        caption = f"{image}\n{row['annotated']} annotated, {found}; Dice{NBSP}{number(row['dice'])}"
         panels.append(OutlinePanel(picture, drawn, f"{name} field".capitalize(), caption))
     return panels
 

@@ -164,7 +164,7 @@ def finder_precision_recall(curve: pd.DataFrame, areas: Mapping[float, float] | 
     axes.set_ylabel("precision")
     axes.grid()
     if len(curve):
-        axes.legend(loc="lower left")
+        figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2)
     return figure
 
 
