@@ -123,13 +123,16 @@ def real_cases(folder: Path) -> list[Case]:
 def phantom_cases(count: int, seed: int) -> list[Case]:
     from glomflow.cohort.phantom.om import draw_field
     from glomflow.cohort.phantom.sites import SITES
+    from glomflow.cohort.phantom.tuft import SHAPES
 
     cases = []
     for number in range(count):
         rng = np.random.default_rng([seed, number])
         site = SITES[(number // 2) % len(SITES)]
-        lesions = ["normal", "global_sclerosis", "segmental_sclerosis"]
-        drawn = draw_field(rng, site, "nondiagnostic", list(rng.choice(lesions, int(rng.integers(2, 9)))))
+        lesions = sorted(SHAPES)
+        drawn = draw_field(
+            rng, site, "nondiagnostic", [str(name) for name in rng.choice(lesions, int(rng.integers(2, 9)))]
+        )
         polygons = [np.asarray(outline, dtype=np.float64) for outline in drawn.outlines]
         slide = f"slide{number // 2:04d}"
         cases.append(Case("phantom", f"field{number:04d}", slide, drawn.rgb, site.om_um_per_px, polygons))

@@ -7,6 +7,7 @@ from glomflow.config_check import load_config
 from glomflow.cohort.fingerprint import require_sheets, shard_fingerprint, shard_rows
 from glomflow.environment import expose_library
 from glomflow.errors import CohortError, ConfigError
+from glomflow.evaluation.detection_summary import TABLES as FINDER_TABLES
 from glomflow.evaluation.summary_schemas import TABLES
 
 BASE = Path(workflow.basedir)
@@ -43,10 +44,11 @@ CURVES = [
 ]
 CURVES += ["ablation"] if len(MODELS) > 1 else []
 INSTANCES = any("TEM" in model.modalities for model in CONFIG.diagnosis.models.values())
+FINDER_CURVES = ["finder_precision_recall", "finder_counts"]
+FINDER_JUDGED = CONFIG.imaging.finder.enabled
 FEW_SHOT_TABLES = ("metrics", "per_run", "comparisons", "confusion")
 FINDER = CONFIG.imaging.finder
 FINDERS = [*map(str, range(FINDER.n_splits)), "all"] if FINDER.model == "train" else []
-FINDER_TABLES = ("metrics", "fields", "counts", "curve", "outlines")
 
 
 wildcard_constraints:
@@ -306,5 +308,9 @@ def report_inputs():
             f"{R}/figures/{name}.svg"
             for name in ("few_shot_curves", "few_shot_confusion")
         ]
+    if FINDER_JUDGED:
+        files["finder"] = [f"{R}/finder/metrics/{name}.parquet" for name in FINDER_TABLES]
+        shown += [f"{R}/figures/finder_outlines.png"]
+        shown += [f"{R}/figures/{name}.svg" for name in FINDER_CURVES]
     files["figures"] = shown
     return files

@@ -24,6 +24,35 @@ rule figures_images:
         "../workflow_scripts/figures.py"
 
 
+if FINDER_JUDGED:
+
+    rule figures_finder:
+        """Draw how well glomeruli are found."""
+        input:
+            inventory=result("inventory.parquet"),
+            finder=rules.finder_metrics.output,
+        output:
+            *figures(["finder_outlines"], "png", "Glomerulus finder"),
+            *figures(FINDER_CURVES, "svg", "Glomerulus finder"),
+        log:
+            result("logs/figures_finder.log"),
+        benchmark:
+            result("benchmarks/figures_finder.tsv")
+        conda:
+            "../envs/glomflow.yaml"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=30,
+            gpu=0,
+        params:
+            config=dump(CONFIG),
+            folder=FOLDER,
+            code=code("figures.py"),
+        script:
+            "../workflow_scripts/figures.py"
+
+
 if DIAGNOSIS:
 
     rule figures_diagnosis:

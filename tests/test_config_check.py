@@ -41,10 +41,10 @@ CASES = {
             variant: sum""",
     ),
     "in the wrong section": (
-        "run: {n_splits: 3}",
-        """config: unknown key 'run.n_splits'; it belongs in 'folds'. Write:
+        "run: {stratify_by_site: false}",
+        """config: unknown key 'run.stratify_by_site'; it belongs in 'folds'. Write:
     folds:
-      n_splits: 3""",
+      stratify_by_site: false""",
     ),
     "a section in the wrong place": (
         "training: {epochs: 3}",
@@ -78,8 +78,8 @@ CASES = {
     ),
     "wrong choice": (
         "imaging: {stain: {method: macenk}}",
-        """config: 'imaging.stain.method' is 'macenk', which is not one of macenko, reinhard, none; did \
-you mean \
+        """config: 'imaging.stain.method' is 'macenk', which is not one of macenko, vahadane, \
+reinhard, none; did you mean \
 'macenko'? Write:
     imaging:
       stain:
@@ -87,8 +87,8 @@ you mean \
     ),
     "a choice that YAML takes for empty": (
         "imaging: {stain: {method: }}",
-        """config: 'imaging.stain.method' is nothing, which is not one of macenko, reinhard, none; did \
-you mean \
+        """config: 'imaging.stain.method' is nothing, which is not one of macenko, vahadane, \
+reinhard, none; did you mean \
 'none'? Write:
     imaging:
       stain:
@@ -178,8 +178,8 @@ Write:
     ),
     "empty section": (
         "imaging: {stain: }",
-        "config: section 'imaging.stain' holds nothing; give it keys (method, target, reference, um_per_px, "
-        "tissue_od, percentile, min_tissue_pixels), indented below it, or delete the line",
+        "config: section 'imaging.stain' holds nothing; give it keys (method, target, reference, references, "
+        "three_dyes, white_only, um_per_px, tissue_od, percentile, min_tissue_pixels), indented below it, or delete the line",
     ),
     "text for a section": (
         "folds: five",

@@ -30,8 +30,8 @@ def test_every_key_has_a_line_with_a_meaning():
 def test_lines_are_readable():
     lines = config_docs.markdown().splitlines()
     assert (
-        "| `method` | one of `macenko`, `reinhard`, `none`; default: `macenko` | How colours are matched. |"
-        in lines
+        "| `instance` | one of `tile`, `image`; default: `tile` | `tile`: tiles at a stated nm/px. `image`: "
+        "each image less its bar, resized (published). |" in lines
     )
     assert "| `stain` | section [imaging.stain](#imagingstain) | Stain normalisation. |" in lines
     assert (

@@ -284,6 +284,9 @@ def _unknown_key(parts: Sequence[str | int], value: Any) -> str:
         for name in model.model_fields
         if name.casefold() == str(key).casefold()
     ]
+    if isinstance(value, dict):
+        # Of several sections of this name, the one that was meant knows the keys that are in it.
+        elsewhere = [path for path in elsewhere if set(value) <= set(_keys_at(path))] or elsewhere
     if len(elsewhere) == 1:
         return f"{text}it belongs in '{_dotted(elsewhere[0][:-1])}'.{_lines(elsewhere[0], value)}"
     if elsewhere:

@@ -7,15 +7,20 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from glomflow.config import Evaluation
+from glomflow.config import Config, Evaluation
 from glomflow.evaluation.detection import FieldDetections
-from glomflow.evaluation.detection_summary import finder_summary
+from glomflow.evaluation.detection_summary import FINDER_FILES, finder_summary
 from glomflow.report.blocks import KeyFigures, Picture, PictureRow, Prose, Table
 from glomflow.report.examples_finder import outline_examples, shown_fields, window
 from glomflow.report.figures_finder import finder_counts, finder_precision_recall, outline_panels
+from glomflow.report.gallery import draw_figure
+from glomflow.report.job_inputs import inputs_from_files
+from glomflow.report.material import Material, ReportInputs
 from glomflow.report.numbers import NBSP
-from glomflow.report.sections_finder import finder_blocks
+from glomflow.report.page import sections
+from glomflow.report.sections_finder import finder_blocks, finder_section
 from glomflow.report.style import save_figure
+from glomflow.tables import INVENTORY, write_table
 
 
 def disc(x, y, radius=12.0):
@@ -116,6 +121,37 @@ def test_one_slide_has_no_interval_and_says_so():
     assert "interval" not in said
     assert "Fold by fold." not in tables_of(section)
     assert key(summarised(searched(slides=1)))[1][2] == "IoU ≥ 0.5; too few slides for an interval"
+
+
+def test_the_page_has_the_section_only_where_a_finder_was_evaluated(summary, cohort, tmp_path):
+    folder, inventory = cohort
+    summary.write(tmp_path / "finder")
+    write_table(tmp_path / "inventory.parquet", whole_inventory(inventory), INVENTORY)
+    config = Config()
+    inputs = inputs_from_files(
+        {
+            "inventory": str(tmp_path / "inventory.parquet"),
+            "finder": [str(tmp_path / "finder" / name) for name in FINDER_FILES],
+        },
+        cohort_folder=str(folder),
+    )
+    names = ("finder_outlines", "finder_precision_recall", "finder_counts")
+    paths = [tmp_path / f"{name}{'.png' if name == names[0] else '.svg'}" for name in names]
+    for name, path in zip(names, paths, strict=True):
+        save_figure(draw_figure(name, inputs, config), path)
+    drawn = dataclasses.replace(inputs, figures=dict(zip(names, paths, strict=True)))
+    section = finder_section(Material(drawn, config))
+    assert section.title == "Glomerulus finder"
+    assert [block.kind for block in section.blocks][:4] == ["key_figures", "prose", "picture", "picture_row"]
+    assert [each.key for each in sections(drawn, config)].count("finder") == 1
+    assert finder_section(Material(ReportInputs(), config)) is None
+
+
+def whole_inventory(frame):
+    filled = {name: 0 if column.dtype == "int64" else None for name, column in INVENTORY.items()}
+    return frame.assign(
+        **{name: value for name, value in filled.items() if name not in frame.columns} | {"status": "ok"}
+    )[list(INVENTORY)]
 
 
 def test_every_metric_has_a_row(summary):

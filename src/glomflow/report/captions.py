@@ -39,6 +39,20 @@ FIGURES: dict[str, FigureText] = {
         "over sites.",
         "Pairs of glomerulus crops before and after stain normalisation.",
     ),
+    "finder_outlines": FigureText(
+        "Held-out fields on which the glomerulus finder did best, middling and worst, by Dice coefficient, "
+        "with the outlines annotated and found.",
+        "Light micrographs with the outlines of annotated and found glomeruli.",
+    ),
+    "finder_precision_recall": FigureText(
+        "Precision over recall of the glomerulus finder as less sure finds are let in; thick: the highest "
+        "precision at that recall or more, whose mean is the average precision.",
+        "Curves of precision over recall at two overlaps.",
+    ),
+    "finder_counts": FigureText(
+        "Glomeruli found over glomeruli annotated, a point per slide; on the dashed line they are equal.",
+        "Scatter plot of glomeruli found against annotated, per slide.",
+    ),
     "crops_om": FigureText(
         "Glomerulus crops by diagnosis as the model sees them, drawn at random and spread over patients.",
         "Contact sheet of glomerulus crops in optical microscopy, by diagnosis.",
@@ -49,7 +63,7 @@ FIGURES: dict[str, FigureText] = {
         "Contact sheet of immunofluorescence crops by diagnosis.",
     ),
     "crops_tem": FigureText(
-        "Tiles of electron micrographs by diagnosis, drawn at random and spread over patients.",
+        "Electron micrographs by diagnosis, drawn at random and spread over patients.",
         "Contact sheet of electron micrographs by diagnosis.",
     ),
     "lesions": FigureText(

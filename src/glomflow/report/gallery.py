@@ -10,9 +10,17 @@ from matplotlib.figure import Figure
 
 from glomflow.config import Config
 from glomflow.errors import GlomflowError
+from glomflow.evaluation.detection_summary import ALL_FOLDS
 from glomflow.evaluation.instances import TILES
 from glomflow.imaging.crop_store import read_store
-from glomflow.report import examples, examples_quality, figures_images, figures_metrics
+from glomflow.report import (
+    examples,
+    examples_finder,
+    examples_quality,
+    figures_finder,
+    figures_images,
+    figures_metrics,
+)
 from glomflow.report.material import Material, ReportInputs, Store, read_tables
 from glomflow.report.sections_data import lesion_classes
 from glomflow.report.sections_glomeruli import METHODS
@@ -186,10 +194,32 @@ def _few_shot_confusion(material: Material) -> Figure:
     return figures_metrics.confusion_matrix(rows, classes, truth="lesion")
 
 
+def _finder_outlines(material: Material) -> Figure:
+    panels = examples_finder.outline_examples(
+        _needed(material.finder, "the finder's evaluation"),
+        _needed(material.inventory, "the inventory"),
+        _needed(material.inputs.cohort_folder, "the cohort folder"),
+    )
+    return figures_finder.outline_panels(panels)
+
+
+def _finder_precision_recall(material: Material) -> Figure:
+    found = _needed(material.finder, "the finder's evaluation")
+    pooled = found.metrics[found.metrics["fold"] == ALL_FOLDS].set_index("metric")["value"]
+    return figures_finder.finder_precision_recall(found.curve, {0.5: float(pooled["ap50"])})
+
+
+def _finder_counts(material: Material) -> Figure:
+    return figures_finder.finder_counts(_needed(material.finder, "the finder's evaluation").counts)
+
+
 MAKERS: dict[str, Callable[[Material], Figure]] = {
     "cohort_overview": _cohort_overview,
     "worst_images": _worst_images,
     "stain_panels": _stain_panels,
+    "finder_outlines": _finder_outlines,
+    "finder_precision_recall": _finder_precision_recall,
+    "finder_counts": _finder_counts,
     "crops_om": lambda material: _class_sheet(material, material.inputs.om_store, 2),
     "crops_im": lambda material: _class_sheet(material, material.inputs.im_store, 3),
     "crops_tem": lambda material: _class_sheet(material, material.inputs.tem_store, 4),

@@ -26,8 +26,8 @@ def inputs_from_files(
 
     Args:
         files: Named inputs: those of :class:`ReportInputs` by their names; ``<modality>_crops`` and
-            ``<modality>_index`` with a file per shard; ``metrics`` and ``few_shot``, the files of the two
-            summaries; ``figures``, each called by its figure's name. What is absent or empty is left out.
+            ``<modality>_index`` with a file per shard; ``metrics``, ``few_shot`` and ``finder``, the files of
+            the summaries; ``figures``, each called by its figure's name. What is absent or empty is left out.
         runs: Model, fold and seed of each of ``files["histories"]``.
         cohort_folder: Folder that paths of images are relative to.
         thumbnails: Folder that thumbnails are relative to.
@@ -51,6 +51,7 @@ def inputs_from_files(
         instances=given.get("instances", ()),
         few_shot_dir=given["few_shot"][0].parent if "few_shot" in given else None,
         few_shot_json=few_shot[0] if few_shot else None,
+        finder_dir=given["finder"][0].parent if "finder" in given else None,
         figures={path.stem: path for path in given.get("figures", ())},
         cohort_folder=Path(cohort_folder) if cohort_folder else None,
         thumbnails=Path(thumbnails) if thumbnails else None,

@@ -13,6 +13,7 @@ import pandas as pd
 from glomflow.cohort.folds import eligible_patients
 from glomflow.config import Config
 from glomflow.errors import GlomflowError
+from glomflow.evaluation.detection_summary import FinderSummary
 from glomflow.evaluation.few_shot_summary import FewShotSummary
 from glomflow.evaluation.instances import HITS
 from glomflow.evaluation.summary import Summary
@@ -56,6 +57,7 @@ class ReportInputs:
         phantom: ``phantom.json``.
         few_shot_dir: Folder of the few-shot summary.
         few_shot_json: JSON with the digest of the draws of slides and shots.
+        finder_dir: Folder of the glomerulus finder's evaluation.
         figures: Figure files by name, see :data:`glomflow.report.captions.FIGURES`.
         cohort_folder: Folder that paths of images and masks are relative to (figures only).
         thumbnails: Folder that thumbnails are relative to (figures only).
@@ -79,6 +81,7 @@ class ReportInputs:
     phantom: Path | None = None
     few_shot_dir: Path | None = None
     few_shot_json: Path | None = None
+    finder_dir: Path | None = None
     figures: Mapping[str, Path] = field(default_factory=dict)
     cohort_folder: Path | None = None
     thumbnails: Path | None = None
@@ -180,6 +183,12 @@ class Material:
         """The few-shot summary."""
         folder = self.inputs.few_shot_dir
         return None if folder is None else FewShotSummary.read(folder)
+
+    @cached_property
+    def finder(self) -> FinderSummary | None:
+        """The glomerulus finder's evaluation."""
+        folder = self.inputs.finder_dir
+        return None if folder is None else FinderSummary.read(folder)
 
     @cached_property
     def deposit_hits(self) -> pd.DataFrame | None:

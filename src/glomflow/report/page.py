@@ -8,7 +8,7 @@ from pathlib import Path
 
 from glomflow.config import Config
 from glomflow.files import write_text
-from glomflow.report import sections_data, sections_diagnosis, sections_glomeruli
+from glomflow.report import sections_data, sections_diagnosis, sections_finder, sections_glomeruli
 from glomflow.report.blocks import Section
 from glomflow.report.material import Material, ReportInputs
 from glomflow.report.numbers import count
@@ -29,6 +29,7 @@ ORDER: tuple[Callable[[Material], Section | None], ...] = (
     sections_data.cohort_section,
     sections_data.quality_section,
     sections_data.stain_section,
+    sections_finder.finder_section,
     sections_data.crops_section,
     sections_data.folds_section,
     sections_data.training_section,

@@ -8,6 +8,7 @@ import pandas as pd
 
 from glomflow.evaluation.detection_summary import ALL_FOLDS, FinderSummary
 from glomflow.report.blocks import Block, KeyFigures, Picture, PictureRow, Prose, Section, Table
+from glomflow.report.material import Material
 from glomflow.report.numbers import (
     count,
     interval,
@@ -17,6 +18,8 @@ from glomflow.report.numbers import (
     signed,
     signed_interval,
 )
+from glomflow.report.sections_data import figure
+from glomflow.report.sections_diagnosis import confidence
 from glomflow.report.tables import Record, ends, keyed, records
 
 METRICS = {
@@ -47,6 +50,20 @@ BORDERS = {
     "count": "Glomeruli that the border of the image cuts count as any other.",
     "ignore": "Glomeruli that the border of the image cuts do not count, annotated or found.",
 }
+
+
+def finder_section(material: Material) -> Section | None:
+    """How well glomeruli are found, where a finder was evaluated."""
+    summary = material.finder
+    if summary is None or summary.metrics.empty:
+        return None
+    names = ("finder_precision_recall", "finder_counts")
+    return finder_blocks(
+        summary,
+        confidence(material),
+        outlines=figure(material, "finder_outlines"),
+        curves=[picture for name in names for picture in figure(material, name)],
+    )
 
 
 def finder_blocks(
