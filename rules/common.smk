@@ -270,14 +270,15 @@ def figures(names, suffix, category):
 
 
 def picture_inputs():
-    """What the figures of images are drawn from."""
+    """What the figures of images are drawn from; of colours fitted per fold, those of the first."""
     files = {
         "patients": f"{R}/cohort/patients.parquet",
         "inventory": f"{R}/inventory.parquet",
     }
     for modality in STORES:
-        files[f"{modality}_crops"] = store(modality, "npy")
-        files[f"{modality}_index"] = store(modality, "parquet")
+        name = f"{modality}_fold0" if modality in FITTED else modality
+        files[f"{modality}_crops"] = store(name, "npy")
+        files[f"{modality}_index"] = store(name, "parquet")
     return files
 
 
@@ -309,7 +310,9 @@ def report_inputs():
             for name in ("few_shot_curves", "few_shot_confusion")
         ]
     if FINDER_JUDGED:
-        files["finder"] = [f"{R}/finder/metrics/{name}.parquet" for name in FINDER_TABLES]
+        files["finder"] = [
+            f"{R}/finder/metrics/{name}.parquet" for name in FINDER_TABLES
+        ]
         shown += [f"{R}/figures/finder_outlines.png"]
         shown += [f"{R}/figures/{name}.svg" for name in FINDER_CURVES]
     files["figures"] = shown

@@ -179,7 +179,8 @@ Write:
     "empty section": (
         "imaging: {stain: }",
         "config: section 'imaging.stain' holds nothing; give it keys (method, target, reference, references, "
-        "three_dyes, white_only, um_per_px, tissue_od, percentile, min_tissue_pixels), indented below it, or delete the line",
+        "three_dyes, white_only, um_per_px, tissue_od, percentile, min_tissue_pixels), indented below it, or "
+        "delete the line",
     ),
     "text for a section": (
         "folds: five",

@@ -147,7 +147,8 @@ STAIN_TARGETS = {
     "standard": "to fixed published stain vectors and colour statistics; no image of the cohort enters them",
     "cohort_median": "to the median of all slides' profiles, test patients' too (no labels enter)",
     "reference": "to the profile of the reference image, or the mean of several",
-    "training_folds": "to the median of the slides of each fold's training patients",
+    "training_folds": "to the median of the slides of each fold's training patients (pictures: the "
+    "first fold's)",
 }
 """What slides are matched to, in words."""
 

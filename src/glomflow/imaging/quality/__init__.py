@@ -11,7 +11,7 @@ from glomflow.config_quality import Quality as Settings
 from glomflow.imaging.pixels import Array, as_gray
 from glomflow.imaging.quality import im, om, tem
 from glomflow.imaging.quality.flags import Finding, judge
-from glomflow.imaging.quality.focus import focus, focus_of_unit, unit_gray
+from glomflow.imaging.quality.focus import focus, focus_of_unit, noise_sd, unit_gray
 from glomflow.imaging.quality.tissue import is_blank, saturated_fraction, tissue, tissue_fraction
 from glomflow.imaging.quality.views import Views, resized
 
@@ -150,15 +150,18 @@ def _im(
 def _tem(pictures: list[Array], scale: float, share: float, saturated: float) -> Quality:
     grays = [_without_overlay(as_gray(picture)) for picture in pictures]
     units = [unit_gray(gray) for gray in grays]
+    # Pictures with an edge below 3 px have no noise to tell, and no measure that would need it.
+    noise = [noise_sd(unit) if min(unit.shape) >= 3 else 0.0 for unit in units]
+    noisy = list(zip(units, noise, strict=True))
     dirt = [tem.contaminated_fraction(*pair) for pair in zip(units, grays, strict=True)]
     return Quality(
-        float(np.median([focus_of_unit(unit) for unit in units])),
+        float(np.median([focus_of_unit(*pair) for pair in noisy])),
         scale,
         share,
         saturated,
-        drift=float(np.median([tem.drift(unit) for unit in units])),
+        drift=float(np.median([tem.drift(*pair) for pair in noisy])),
         contaminated_fraction=float(np.mean(dirt)),
-        blank_fraction=float(np.mean([tem.blank_fraction(unit) for unit in units])),
+        blank_fraction=float(np.mean([tem.blank_fraction(*pair) for pair in noisy])),
     )
 
 

@@ -14,6 +14,7 @@ Array = npt.NDArray[Any]
 NOISE_SHARE = 1.05
 """Noise is taken off with this surplus, which covers the error of its estimate."""
 _SAMPLES = 60_000
+_COMPILED_TYPES = frozenset(map(np.dtype, (np.uint8, np.uint16, np.float32, np.float64)))
 _NORMAL_MEDIAN = 0.6744898
 """Median of the absolute value of a standard normal variable."""
 
@@ -24,13 +25,22 @@ def unit_gray(picture: Array) -> npt.NDArray[np.float32]:
     Args:
         picture: (h, w) or (h, w, C), any type.
     """
-    gray = np.nan_to_num(as_gray(picture).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    from glomflow.imaging.pixel_kernels import read_only
+    from glomflow.imaging.quality.kernels import scaled
+
+    gray = as_gray(picture)
+    if gray.dtype.kind == "f" and not np.isfinite(gray).all():
+        gray = np.nan_to_num(gray, nan=0.0, posinf=0.0, neginf=0.0)
+    elif gray.dtype not in _COMPILED_TYPES:
+        gray = gray.astype(np.float64)
+    gray = np.ascontiguousarray(gray)
     low, high = robust_limits(thinned(gray))
     if not high > low:
         low, high = float(gray.min()), float(gray.max())
     if not high > low:
         return np.zeros(gray.shape, np.float32)
-    unit: npt.NDArray[np.float32] = np.clip((gray - low) / (high - low), 0.0, 1.0).astype(np.float32)
+    unit = np.empty(gray.shape, np.float32)
+    scaled(read_only(gray).reshape(-1), low, high, unit.reshape(-1))
     return unit
 
 
@@ -51,36 +61,66 @@ def focus(picture: Array) -> float:
     return focus_of_unit(unit_gray(picture))
 
 
-def focus_of_unit(unit: npt.NDArray[np.float32]) -> float:
-    """Returns the focus of a grey picture that is scaled already; see :func:`focus`."""
+def focus_of_unit(unit: npt.NDArray[np.float32], noise: float | None = None) -> float:
+    """Returns the focus of a grey picture that is scaled already; see :func:`focus`.
+
+    Args:
+        unit: (h, w) on a scale of 0 to 1.
+        noise: What :func:`noise_sd` tells of it, if that is known.
+    """
+    from glomflow.imaging.pixel_kernels import read_only
+    from glomflow.imaging.quality.kernels import laplacian_variance
+
     if min(unit.shape) < 3:
         return 0.0
-    down, across = _second_difference(unit), _second_difference(unit.T).T
-    laplacian = down[:, 1:-1] + across[1:-1]
-    noise = noise_sd(unit)
-    return max(0.0, float(laplacian.var(dtype=np.float64)) - NOISE_SHARE * 20.0 * noise**2)
+    noise = noise_sd(unit) if noise is None else noise
+    return max(0.0, float(laplacian_variance(read_only(unit))) - NOISE_SHARE * 20.0 * noise**2)
 
 
 def noise_sd(plane: npt.NDArray[np.float32]) -> float:
     """Returns the standard deviation of white noise in a picture (h, w) (after Immerkaer 1996).
 
     The kernel, a second difference along both axes, has no response to planes and straight edges;
-    the median of its absolute value ignores the few places that are left.
+    the median of its absolute value ignores the few places that are left. Large pictures are sampled.
 
     Args:
         plane: (h, w), at least 3 x 3 px.
     """
-    response = thinned(_second_difference(_second_difference(plane).T))
-    return float(np.median(np.abs(response))) / _NORMAL_MEDIAN / 6.0
+    from glomflow.imaging.pixel_kernels import read_only
+    from glomflow.imaging.quality.kernels import noise_responses
+
+    places = (plane.shape[0] - 2) * (plane.shape[1] - 2)
+    stride = stride_of(places)
+    responses = np.empty(-(-places // stride), np.float32)
+    noise_responses(read_only(plane), stride, responses)
+    return float(np.median(responses)) / _NORMAL_MEDIAN / 6.0
+
+
+def stride_of(size: int) -> int:
+    """Returns the stride at which an array of a size is sampled."""
+    # An odd stride does not fall into step with the even widths of images.
+    return (size // _SAMPLES) | 1
 
 
 def thinned(values: Array) -> Array:
     """Returns samples of an array at a fixed stride, enough for its percentiles, (n,)."""
     flat = values.reshape(-1)
-    # An odd stride does not fall into step with the even widths of images.
-    return flat[:: (flat.size // _SAMPLES) | 1]
+    return flat[:: stride_of(flat.size)]
 
 
-def _second_difference(plane: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    difference: npt.NDArray[np.float32] = 2.0 * plane[1:-1] - plane[:-2] - plane[2:]
-    return difference
+def in_windows(plane: npt.NDArray[np.float32], window: int) -> tuple[Array, Array]:
+    """Returns mean and variance within a square window around each pixel; edges are repeated.
+
+    Args:
+        plane: (h, w).
+        window: Edge of the window, px, odd.
+
+    Returns:
+        Two (h, w) float32 arrays.
+    """
+    from glomflow.imaging.pixel_kernels import read_only
+    from glomflow.imaging.quality.kernels import window_statistics
+
+    mean, variance = np.empty(plane.shape, np.float32), np.empty(plane.shape, np.float32)
+    window_statistics(read_only(plane), window, mean, variance)
+    return mean, variance

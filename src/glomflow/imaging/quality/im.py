@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomflow.imaging.pixels import Array
-from glomflow.imaging.quality.focus import noise_sd, thinned
+from glomflow.imaging.quality.focus import noise_sd, stride_of, thinned
 from glomflow.imaging.quality.views import shrunk_plane
 
 Plane = npt.NDArray[np.float32]
@@ -62,18 +62,23 @@ def overexposed_fraction(picture: Array) -> float:
     top = full_scale(picture)
     if not np.isfinite(top):
         return float("nan")
-    clipped = [np.count_nonzero(picture[:, :, index] >= TOP_SHARE * top) for index in range(picture.shape[2])]
-    share: float = max(clipped, default=0) / (picture.shape[0] * picture.shape[1])
-    return share
+    from glomflow.imaging.pixel_kernels import count_from, read_only
+
+    clipped = np.zeros(picture.shape[2], np.int64)
+    count_from(read_only(picture).reshape(-1, picture.shape[2]), TOP_SHARE * top, clipped)
+    return float(clipped.max(initial=0)) / (picture.shape[0] * picture.shape[1])
 
 
 def strongest_channel(picture: Array) -> Plane:
     """Returns the channel (h, w) with the widest range between its 0.5th and 99.5th percentile."""
-    clean = np.nan_to_num(picture.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    samples = clean.reshape(-1, clean.shape[2])
-    low, high = np.percentile(samples[:: (len(samples) // 60_000) | 1], (0.5, 99.5), axis=0)
-    strongest: Plane = np.ascontiguousarray(clean[:, :, int(np.argmax(high - low))])
-    return strongest
+    samples = picture.reshape(-1, picture.shape[2])
+    low, high = np.percentile(_clean(samples[:: (len(samples) // 60_000) | 1]), (0.5, 99.5), axis=0)
+    return _clean(np.ascontiguousarray(picture[:, :, int(np.argmax(high - low))]))
+
+
+def _clean(samples: Array) -> Plane:
+    values: Plane = samples.astype(np.float32)
+    return np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def signal_to_noise(plane: Plane, *, whole_numbers: bool) -> float:
@@ -86,10 +91,12 @@ def signal_to_noise(plane: Plane, *, whole_numbers: bool) -> float:
         plane: (h, w), at least 3 x 3 px.
         whole_numbers: Whether samples were rounded to whole numbers.
     """
-    from scipy.ndimage import uniform_filter
+    from glomflow.imaging.pixel_kernels import read_only
+    from glomflow.imaging.quality.kernels import smoothed_samples
 
-    smooth = uniform_filter(plane, 3)
-    low, high = np.percentile(thinned(smooth), (25.0, 99.5))
+    smooth = np.empty(-(-plane.size // stride_of(plane.size)), np.float32)
+    smoothed_samples(read_only(plane), stride_of(plane.size), smooth)
+    low, high = np.percentile(smooth, (25.0, 99.5))
     noise = max(noise_sd(plane), QUANTISATION if whole_numbers else 1e-12)
     return float(high - low) / noise
 
@@ -108,37 +115,16 @@ def bleached_fraction(plane: Plane) -> float:
     Returns:
         The share, 0 to 1; 0 if there is none, and where the signal is too weak to tell.
     """
+    from glomflow.imaging.quality.kernels import dimmest_rectangle
+
     cells = _log_cells(plane)
     if cells is None:
         return 0.0
     rows, columns = cells.shape
     least = max(4, round(BLEACH_EDGE * max(rows, columns)))
     across, down = _cumulated_steps(cells), _cumulated_steps(cells.T)
-    y0, y1 = (index.reshape(-1) for index in np.meshgrid(np.arange(rows + 1), np.arange(rows + 1)))
-    y0, y1 = y0[y1 - y0 >= least], y1[y1 - y0 >= least]
-    drop = (across[y1] - across[y0]) / (y1 - y0)[:, None]
-    starts, ends = drop >= BLEACH_STEP, drop <= -BLEACH_STEP
-    starts[:, 0], ends[:, columns] = True, True
-    best, area = BLEACH_STEP, 0
-    for pair in np.flatnonzero(starts.any(axis=1) & ends.any(axis=1)):
-        x0, x1 = np.meshgrid(np.flatnonzero(starts[pair]), np.flatnonzero(ends[pair]))
-        top, bottom = int(y0[pair]), int(y1[pair])
-        width = x1 - x0
-        inner = (x0 > 0).astype(int) + (x1 < columns) + (top > 0) + (bottom < rows)
-        good = (width >= least) & (inner >= 2) & (width * (bottom - top) <= BLEACH_LARGEST * cells.size)
-        x0, x1, width = x0[good], x1[good], width[good]
-        # The least of the four sides' steps; a side on the image's own edge has none.
-        least_step = np.minimum(
-            np.where(x0 > 0, drop[pair, x0], np.inf), np.where(x1 < columns, -drop[pair, x1], np.inf)
-        )
-        if top > 0:
-            least_step = np.minimum(least_step, (down[x1, top] - down[x0, top]) / width)
-        if bottom < rows:
-            least_step = np.minimum(least_step, (down[x0, bottom] - down[x1, bottom]) / width)
-        if len(width) and least_step.max() >= best:
-            best = float(least_step.max())
-            area = int(width[int(least_step.argmax())]) * (bottom - top)
-    return area / cells.size
+    area = dimmest_rectangle(across, down, least, BLEACH_STEP, BLEACH_LARGEST * cells.size)
+    return float(area) / cells.size
 
 
 def _log_cells(plane: Plane) -> npt.NDArray[np.float64] | None:

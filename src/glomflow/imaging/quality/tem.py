@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glomflow.imaging.quality.focus import noise_sd, thinned
+from glomflow.imaging.quality.focus import in_windows, thinned
 
 Plane = npt.NDArray[np.float32]
 
@@ -36,7 +36,7 @@ BLANK_LEVEL = 0.7
 BLANK_WINDOW = 9
 
 
-def drift(unit: Plane) -> float:
+def drift(unit: Plane, noise: float) -> float:
     """Returns how strongly one direction is smeared all over a micrograph, 0 (not) to 1.
 
     In every block the energy of the gradient along a direction is compared with that across it, less
@@ -46,22 +46,25 @@ def drift(unit: Plane) -> float:
 
     Args:
         unit: (h, w) on a scale of 0 to 1, see :func:`glomflow.imaging.quality.focus.unit_gray`.
+        noise: Standard deviation of its noise.
 
     Returns:
         The index; NaN with fewer than :data:`LEAST_BLOCKS` blocks of structure.
     """
+    from glomflow.imaging.pixel_kernels import read_only
+    from glomflow.imaging.quality.kernels import gradient_energy
+
     edge = max(unit.shape) // BLOCKS
     rows, columns = unit.shape[0] // max(edge, 1), unit.shape[1] // max(edge, 1)
     if edge < 16 or rows * columns < LEAST_BLOCKS:
         return math.nan
-    used = unit[: rows * edge + 2, : columns * edge + 2]
-    gx = 0.5 * (used[1:-1, 2:] - used[1:-1, :-2])
-    gy = 0.5 * (used[2:, 1:-1] - used[:-2, 1:-1])
-    noise = 0.5 * noise_sd(unit) ** 2
-    xx, yy, xy = (_block_means(part, edge) for part in (gx * gx, gy * gy, gx * gy))
-    xx, yy = np.maximum(xx - noise, 0.0), np.maximum(yy - noise, 0.0)
+    energy = np.zeros((rows, columns, 3))
+    gradient_energy(read_only(unit), edge, energy)
+    variance = 0.5 * noise**2
+    xx, yy, xy = energy.reshape(-1, 3).T / edge**2
+    xx, yy = np.maximum(xx - variance, 0.0), np.maximum(yy - variance, 0.0)
     total = xx + yy
-    structured = total > max(noise, 1e-7)
+    structured = total > max(variance, 1e-7)
     if structured.sum() < LEAST_BLOCKS:
         return math.nan
     angle = math.pi * np.arange(ANGLES)[:, None] / ANGLES
@@ -72,13 +75,6 @@ def drift(unit: Plane) -> float:
     )
     share = np.quantile(along / total[structured], BLOCK_QUANTILE, axis=1)
     return float(np.clip(1.0 - 2.0 * share.min(), 0.0, 1.0))
-
-
-def _block_means(values: Plane, edge: int) -> npt.NDArray[np.float64]:
-    rows, columns = values.shape[0] // edge, values.shape[1] // edge
-    blocks = values[: rows * edge, : columns * edge].reshape(rows, edge, columns, edge)
-    means: npt.NDArray[np.float64] = blocks.mean(axis=(1, 3), dtype=np.float64).reshape(-1)
-    return means
 
 
 def contaminated_fraction(unit: Plane, gray: npt.NDArray[Any]) -> float:
@@ -97,35 +93,34 @@ def contaminated_fraction(unit: Plane, gray: npt.NDArray[Any]) -> float:
     """
     from scipy import ndimage
 
+    from glomflow.imaging.pixel_kernels import read_only
+    from glomflow.imaging.quality.kernels import surroundings
+
     dark = unit < DIRT_LEVEL * float(np.percentile(thinned(unit), 95.0))
     dark &= gray < DIRT_TRANSMISSION * float(np.percentile(thinned(gray), 95.0))
-    labels, count = ndimage.label(dark)
-    if not count:
+    if not dark.any():
         return 0.0
-    rim = ndimage.grey_dilation(labels, size=(5, 5))
-    outside = np.where(dark, 0, rim)
-    sizes = np.bincount(labels.reshape(-1), minlength=count + 1)[1:]
-    places = np.maximum(np.bincount(outside.reshape(-1), minlength=count + 1)[1:], 1)
-    around = np.bincount(outside.reshape(-1), unit.reshape(-1), count + 1)[1:] / places
-    inside = np.bincount(labels.reshape(-1), unit.reshape(-1), count + 1)[1:] / sizes
-    dirt = (sizes >= DIRT_PIXELS) & (around - inside >= DIRT_STEP)
+    labels, count = ndimage.label(dark)
+    inside, around = np.zeros((count + 1, 2)), np.zeros((count + 1, 2))
+    surroundings(read_only(labels), read_only(unit), np.zeros_like(labels), inside, around)
+    sizes = inside[1:, 0]
+    step = around[1:, 1] / np.maximum(around[1:, 0], 1.0) - inside[1:, 1] / sizes
+    dirt = (sizes >= DIRT_PIXELS) & (step >= DIRT_STEP)
     return float(sizes[dirt].sum()) / unit.size
 
 
-def blank_fraction(unit: Plane) -> float:
+def blank_fraction(unit: Plane, noise: float) -> float:
     """Returns the share of a micrograph that is bright and without structure: resin, holes, lumens.
 
     Args:
         unit: (h, w) on a scale of 0 to 1.
+        noise: Standard deviation of its noise.
 
     Returns:
         The share, 0 to 1.
     """
-    from scipy.ndimage import uniform_filter
-
     if min(unit.shape) < BLANK_WINDOW:
         return 0.0
-    mean = uniform_filter(unit, BLANK_WINDOW, mode="nearest")
-    variance = uniform_filter(unit * unit, BLANK_WINDOW, mode="nearest") - mean * mean
-    flat = variance < BLANK_SD**2 + noise_sd(unit) ** 2
+    mean, variance = in_windows(unit, BLANK_WINDOW)
+    flat = variance < BLANK_SD**2 + noise**2
     return float((flat & (mean > BLANK_LEVEL * float(np.percentile(thinned(unit), 95.0)))).mean())

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from glomflow.imaging.pixels import Array
-from glomflow.imaging.quality.focus import unit_gray
+from glomflow.imaging.quality.focus import in_windows, unit_gray
 from glomflow.imaging.quality.om import density
 
 TISSUE_OD = 0.15
@@ -23,6 +23,8 @@ Mask = npt.NDArray[np.bool_]
 def is_blank(picture: Array) -> bool:
     """Returns whether every channel of a picture (h, w, C) has one value throughout."""
     first = picture[:1, :1]
+    if not np.array_equal(picture[:1], np.broadcast_to(first, picture[:1].shape), equal_nan=picture.dtype.kind == "f"):
+        return False
     same = picture == first
     if picture.dtype.kind == "f":
         same |= np.isnan(picture) & np.isnan(first)
@@ -45,16 +47,12 @@ def tissue(picture: Array, modality: str) -> Mask:
         (h, w).
     """
     if modality == "OM":
-        od = density(picture)
-        dense: Mask = od[:, :, 0] + od[:, :, 1] + od[:, :, 2] > 3 * TISSUE_OD
+        red, green, blue = np.moveaxis(density(picture), 2, 0)
+        dense: Mask = red + green + blue > 3 * TISSUE_OD
         return dense
     if modality == "IM":
         return _signal(picture)
-    from scipy.ndimage import uniform_filter
-
-    gray = unit_gray(picture)
-    mean = uniform_filter(gray, FLAT_WINDOW, mode="nearest")
-    variance = uniform_filter(gray * gray, FLAT_WINDOW, mode="nearest") - mean * mean
+    _, variance = in_windows(unit_gray(picture), FLAT_WINDOW)
     structured: Mask = variance > FLAT_SD**2
     return structured
 
@@ -75,9 +73,11 @@ def saturated_fraction(picture: Array) -> float:
     """
     if picture.dtype.kind not in "ui":
         return float("nan")
+    from glomflow.imaging.pixel_kernels import count_ends, read_only
+
     limits = np.iinfo(picture.dtype)
-    ends = np.count_nonzero(picture == limits.min) + np.count_nonzero(picture == limits.max)
-    return float(ends) / picture.size
+    low, high = picture.dtype.type(limits.min), picture.dtype.type(limits.max)
+    return float(count_ends(read_only(picture).reshape(-1), low, high)) / picture.size
 
 
 def _range(picture: Array) -> float:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from glomflow.imaging.pixels import Array
 from glomflow.imaging.readers import ImageReader
+from glomflow.imaging.readers.base import area_average
 
 WHOLE_SAMPLES = 48_000_000
 """Images of at most so many samples are decoded once and kept; of larger ones, parts are read."""
@@ -41,7 +42,7 @@ class Views:
         self._whole: Array | None = None
         self._overview: Array | None = None
         if reader.width * reader.height * len(reader.channels) <= WHOLE_SAMPLES:
-            self._whole = reader.read_region(0, 0, reader.width, reader.height, reader.width, reader.height)
+            self._whole = reader.pixels()
 
     def thumbnail(self, longest: int) -> Array:
         """Returns the whole image, its longest edge at most ``longest`` px; it is never enlarged.
@@ -152,22 +153,7 @@ def resized(picture: Array, width: int, height: int) -> Array:
     Returns:
         (height, width, C) of the same type.
     """
-    from PIL import Image
-
-    if picture.shape[:2] == (height, width):
-        return picture
-    if picture.dtype == np.uint8 and picture.shape[2] in (1, 3):
-        image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else np.ascontiguousarray(picture))
-        small = np.asarray(image.resize((width, height), Image.Resampling.BOX))
-        return small[:, :, None] if picture.shape[2] == 1 else small
-    planes: list[Array] = [
-        shrunk_plane(picture[:, :, index], width, height) for index in range(picture.shape[2])
-    ]
-    stacked: Array = np.stack(planes, axis=2)
-    if np.issubdtype(picture.dtype, np.integer):
-        limits = np.iinfo(picture.dtype)
-        stacked = np.clip(np.rint(stacked.astype(np.float64)), limits.min, limits.max)
-    return stacked.astype(picture.dtype)
+    return area_average(picture, width, height)
 
 
 def shrunk_plane(plane: npt.NDArray[Any], width: int, height: int) -> Plane:

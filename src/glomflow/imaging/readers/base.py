@@ -172,6 +172,27 @@ class ImageReader(abc.ABC):
         size = max(1, round(self.width / shrink)), max(1, round(self.height / shrink))
         return self.read_region(0, 0, self.width, self.height, *size)
 
+    def pixels(self) -> Array:
+        """Reads the whole image at full resolution.
+
+        Returns:
+            (height, width, C), possibly the reader's own memory: it must not be written to.
+
+        Raises:
+            ImageError: ``unreadable``, if the pixels cannot be decoded.
+        """
+        samples = self._decode(0, 0, 0, self.width, self.height)
+        self._check_finite(samples)
+        return samples.astype(self.dtype, copy=False)
+
+    def _check_finite(self, samples: Array) -> None:
+        if samples.dtype.kind == "f" and not np.isfinite(samples).all():
+            raise unsupported(
+                self.path,
+                "it holds samples that are no finite numbers (NaN or infinite)",
+                "replace them and export the image again",
+            )
+
     def _resample(self, level: int, columns: _Axis, rows: _Axis) -> Array:
         result = np.full((rows.count, columns.count, len(self.channels)), self.fill, self.dtype)
         left, right = columns.source(0, columns.count)
@@ -184,22 +205,17 @@ class ImageReader(abc.ABC):
             if top >= bottom:
                 continue
             samples = self._decode(level, left, top, right, bottom)
-            if samples.dtype.kind == "f" and not np.isfinite(samples).all():
-                raise unsupported(
-                    self.path,
-                    "it holds samples that are no finite numbers (NaN or infinite)",
-                    "replace them and export the image again",
-                )
+            self._check_finite(samples)
             if columns.is_copy and rows.is_copy:
                 down, across = top - rows.offset, left - columns.offset
                 result[down : down + bottom - top, across : across + right - left] = samples
                 continue
             shifts = rows.shift(first, last, top, bottom), columns.shift(0, columns.count, left, right)
             if shifts[0] is not None and shifts[1] is not None:
-                result[first:last] = _shifted(samples, shifts[0], shifts[1], self.dtype)
+                _shifted(samples, shifts[0], shifts[1], result[first:last])
                 continue
-            weights = rows.weights(first, last, top, bottom), columns.weights(0, columns.count, left, right)
-            result[first:last] = _weighted(samples, weights[0], weights[1], self.fill, self.dtype)
+            taps = rows.taps(first, last, top, bottom), columns.taps(0, columns.count, left, right)
+            _mix(samples, taps[0], taps[1], self.fill, result[first:last])
         return result
 
 
@@ -248,55 +264,95 @@ class _Axis:
             return None
         return slice(begin, end), self.start - below
 
-    def weights(self, first: int, last: int, low: int, high: int) -> Any:
-        """Returns the sparse (last - first, high - low) matrix of weights; rows sum to the part covered."""
-        from scipy.sparse import coo_array
+    def taps(self, first: int, last: int, low: int, high: int) -> tuple[Array, Array]:
+        """Returns which of the samples ``low`` to ``high`` make up each result, and how much.
 
-        out, source, weight = self._area(first, last) if self.shrinks else self._linear(first, last)
-        source = np.clip(source, low, high - 1) - low
-        return coo_array((weight, (out, source)), shape=(last - first, high - low)).tocsr()
+        Returns:
+            (last - first, T) places counted from ``low`` and their weights, which sum to the part covered.
+        """
+        source, weight = self._area(first, last) if self.shrinks else self._linear(first, last)
+        return np.clip(source, low, high - 1) - low, weight
 
-    def _area(self, first: int, last: int) -> tuple[Array, Array, Array]:
+    def _area(self, first: int, last: int) -> tuple[Array, Array]:
         edges = np.clip(self.start + np.arange(first, last + 1) * self.step, 0.0, self.end)
-        begin, finish = edges[:-1], edges[1:]
-        taps = math.ceil(self.step) + 1
-        source = np.floor(begin)[:, None].astype(np.int64) + np.arange(taps)
-        overlap = np.minimum(finish[:, None], source + 1) - np.maximum(begin[:, None], source)
-        out, tap = np.nonzero(overlap > 0)
-        return out, np.minimum(source[out, tap], self.samples - 1), overlap[out, tap] / self.step
+        begin, finish = edges[:-1, None], edges[1:, None]
+        source = np.floor(begin).astype(np.int64) + np.arange(math.ceil(self.step) + 1)
+        overlap = np.minimum(finish, source + 1) - np.maximum(begin, source)
+        return np.minimum(source, self.samples - 1), np.maximum(overlap, 0.0) / self.step
 
-    def _linear(self, first: int, last: int) -> tuple[Array, Array, Array]:
+    def _linear(self, first: int, last: int) -> tuple[Array, Array]:
         centre = self.start + (np.arange(first, last) + 0.5) * self.step
-        out = np.flatnonzero((centre >= 0) & (centre <= self.end))
-        below = np.floor(centre[out] - 0.5).astype(np.int64)
-        share = centre[out] - 0.5 - below
-        source = np.clip(np.concatenate([below, below + 1]), 0, self.samples - 1)
-        return np.concatenate([out, out]), source, np.concatenate([1.0 - share, share])
+        inside = (centre >= 0) & (centre <= self.end)
+        below = np.floor(centre - 0.5).astype(np.int64)
+        share = centre - 0.5 - below
+        source = np.clip(np.stack([below, below + 1], axis=1), 0, self.samples - 1)
+        return source, np.stack([1.0 - share, share], axis=1) * inside[:, None]
 
 
-def _weighted(samples: Array, rows: Any, columns: Any, fill: float, dtype: np.dtype[Any]) -> Array:
-    working = np.float64 if dtype.itemsize > 2 else np.float32
-    rows, columns = rows.astype(working), columns.astype(working)
+def area_average(picture: Array, width: int, height: int) -> Array:
+    """Averages a picture over the boxes of a coarser grid.
+
+    Args:
+        picture: (h, w, C), any type.
+        width: Width of the result, px, at most that of the picture.
+        height: Height of the result, px, likewise.
+
+    Returns:
+        (height, width, C) of the same type, rounded if that holds whole numbers.
+    """
+    rows, columns = (
+        _Axis(0.0, float(size), count, size, float(size))
+        for size, count in zip(picture.shape[:2], (height, width), strict=True)
+    )
+    if columns.is_copy and rows.is_copy:
+        return picture
+    taps = rows.taps(0, height, 0, picture.shape[0]), columns.taps(0, width, 0, picture.shape[1])
+    result = np.empty((height, width, picture.shape[2]), picture.dtype)
+    _mix(picture, taps[0], taps[1], 0.0, result)
+    return result
+
+
+_COMPILED_TYPES = frozenset(map(np.dtype, (np.uint8, np.uint16, np.float32)))
+"""Sample types that loops are compiled for; others are worked on as float64."""
+
+
+def _mix(samples: Array, rows: tuple[Array, Array], columns: tuple[Array, Array], fill: float, result: Array) -> None:
+    """Fills ``result`` (H, W, C) with weighted means of samples (h, w, C); see :meth:`_Axis.taps`."""
+    from glomflow.imaging.pixel_kernels import mix, read_only
+
     height, width, channels = samples.shape
-    mixed = rows @ samples.reshape(height, width * channels).astype(working)
-    mixed = _transposed(mixed.reshape(-1, width, channels)).reshape(width, -1)
-    mixed = (columns @ mixed).reshape(columns.shape[0], -1, channels)
-    if fill:
-        covered = np.outer(columns.sum(axis=1), rows.sum(axis=1))
-        if (covered < 1.0 - 1e-6).any():
-            mixed += (1.0 - covered[:, :, None]) * fill
-    return _transposed(_rounded(mixed, dtype))
+    plain = result.dtype in _COMPILED_TYPES and samples.dtype == result.dtype
+    working: Any = np.float32 if result.dtype.itemsize <= 2 or result.dtype == np.float16 else np.float64
+    source = (columns[0].T[:, :, None] * channels + np.arange(channels)).reshape(columns[0].shape[1], -1)
+    weight = np.repeat(columns[1].T.astype(working), channels, axis=1)
+    mixed = result if plain else np.empty(result.shape, working)
+    mix(
+        read_only(samples if plain else samples.astype(working)).reshape(height, width * channels),
+        rows[0],
+        rows[1].astype(working),
+        np.ascontiguousarray(source),
+        weight,
+        float(fill),
+        plain and result.dtype.kind == "u",
+        mixed.reshape(result.shape[0], -1),
+    )
+    if not plain:
+        result[:] = _rounded(mixed, result.dtype)
 
 
-def _shifted(
-    samples: Array, down: tuple[slice, float], across: tuple[slice, float], dtype: np.dtype[Any]
-) -> Array:
-    """Interpolates between neighbours where the spacing stays; as :func:`_weighted`, but faster."""
-    working = np.float64 if dtype.itemsize > 2 else np.float32
-    mixed: Any = samples[down[0], across[0]].astype(working)
-    mixed = mixed[:-1] * working(1.0 - down[1]) + mixed[1:] * working(down[1])
-    mixed = mixed[:, :-1] * working(1.0 - across[1]) + mixed[:, 1:] * working(across[1])
-    return _rounded(mixed, dtype)
+def _shifted(samples: Array, down: tuple[slice, float], across: tuple[slice, float], result: Array) -> None:
+    """Interpolates between neighbours where the spacing stays; as :func:`_mix`, but faster."""
+    from glomflow.imaging.pixel_kernels import read_only, shift
+
+    used = samples[down[0], across[0]]
+    plain = result.dtype in _COMPILED_TYPES and samples.dtype == result.dtype
+    working: Any = np.float32 if result.dtype.itemsize <= 2 else np.float64
+    weights = np.array([1.0 - down[1], down[1], 1.0 - across[1], across[1]], working)
+    mixed = result if plain else np.empty(result.shape, working)
+    used = read_only(used if plain else used.astype(working))
+    shift(used, weights, plain and result.dtype.kind == "u", mixed)
+    if not plain:
+        result[:] = _rounded(mixed, result.dtype)
 
 
 def _rounded(mixed: Array, dtype: np.dtype[Any]) -> Array:
@@ -306,14 +362,6 @@ def _rounded(mixed: Array, dtype: np.dtype[Any]) -> Array:
         top = np.nextafter(float(limits.max), 0.0) if dtype.itemsize == 8 else limits.max
         np.clip(np.rint(mixed, out=mixed), limits.min, top, out=mixed)
     return mixed.astype(dtype)
-
-
-def _transposed(samples: Array) -> Array:
-    """Swaps the first two axes of (a, b, C), C-contiguous; a pixel is moved as one piece, 8 times faster."""
-    across, down, channels = samples.shape
-    pixel = np.dtype((np.void, channels * samples.itemsize))
-    pixels = np.ascontiguousarray(samples).view(pixel)[:, :, 0]
-    return np.ascontiguousarray(pixels.T).view(samples.dtype).reshape(down, across, channels)
 
 
 _ERROR_MODULES = ("tifffile", "openslide", "wsidicom.errors", "pydicom.errors")

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 from glomflow.imaging.stain.profile import Array, Bytes, Floats
 
@@ -33,10 +35,87 @@ def _compiled(function: Function) -> Function:
     return compiled
 
 
+def _generated(function: Function) -> Function:
+    generated: Function = intrinsic(function)
+    return generated
+
+
+def _rows(context: Any, builder: Any, signature: Any, arguments: Any) -> list[Any]:
+    """Loads what a (3, 256, 4) table holds for the levels of a pixel: three vectors of four values.
+
+    The first three arguments are the table, the pixels and the pixel's index.
+    """
+    vector = ir.VectorType(context.get_data_type(signature.args[0].dtype), 4).as_pointer()
+    table = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+    pixels = context.make_array(signature.args[1])(context, builder, arguments[1]).data
+    first = builder.mul(arguments[2], arguments[2].type(3))
+    rows = []
+    for channel in range(3):
+        sample = builder.gep(pixels, [builder.add(first, first.type(channel))])
+        level = builder.zext(builder.load(sample), ir.IntType(64))
+        place = builder.add(builder.shl(level, level.type(2)), level.type(channel * 1024))
+        rows.append(builder.load(builder.bitcast(builder.gep(table, [place]), vector), align=4))
+    return rows
+
+
+@_generated
+def _add_rows(_typing: Any, table: Any, pixels: Any, pixel: Any, sums: Any, row: Any) -> Any:
+    """Writes the sum of three rows of a (3, 256, 4) table, chosen by level, to row ``row`` of (N, 4)."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        one, two, three = _rows(context, builder, signature, arguments)
+        total = builder.fadd(builder.fadd(one, two), three)
+        data = context.make_array(signature.args[3])(context, builder, arguments[3]).data
+        place = builder.gep(data, [builder.shl(arguments[4], arguments[4].type(2))])
+        builder.store(total, builder.bitcast(place, total.type.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(table, pixels, pixel, sums, row), code
+
+
+@_generated
+def _product_of_rows(_typing: Any, table: Any, pixels: Any, pixel: Any) -> Any:
+    """Returns the product of three rows of a (3, 256, 4) table less a half, as four bytes in a word."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        one, two, three = _rows(context, builder, signature, arguments)
+        product = builder.fmul(builder.fmul(one, two), three)
+        # Less one, the inverse of I + 1; plus a half, for rounding by truncation.
+        value = builder.fsub(product, product.type([0.5] * 4))
+        for bound, beyond in ((0.0, "<"), (255.0, ">")):
+            limit = value.type([bound] * 4)
+            value = builder.select(builder.fcmp_ordered(beyond, value, limit), limit, value)
+        whole = builder.fptosi(value, ir.VectorType(ir.IntType(32), 4))
+        samples = builder.trunc(whole, ir.VectorType(ir.IntType(8), 4))
+        return builder.bitcast(samples, ir.IntType(32))
+
+    return types.uint32(table, pixels, pixel), code
+
+
+@_generated
+def _write_word(_typing: Any, pixels: Any, index: Any, word: Any) -> Any:
+    """Writes a pixel, R in the lowest byte, and a fourth byte beyond it, in one go."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.gep(data, [builder.mul(arguments[1], arguments[1].type(3))])
+        builder.store(arguments[2], builder.bitcast(place, arguments[2].type.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(pixels, index, word), code
+
+
+@_compiled
+def _write_pixel(pixels: Bytes, index: Any, word: Any) -> None:
+    pixels[index, 0] = np.uint8(word)
+    pixels[index, 1] = np.uint8(word >> np.uint32(8))
+    pixels[index, 2] = np.uint8(word >> np.uint32(16))
+
+
 @_compiled
 def glass_histograms(pixels: Bytes, start: int, stop: int, level: int, spread: int, counts: Array) -> None:
     """Counts the levels of each channel, (3, 256), over bright and nearly neutral pixels."""
-    for i in range(start, stop):
+    for i in range(np.uint64(start), np.uint64(stop)):
         red, green, blue = pixels[i, 0], pixels[i, 1], pixels[i, 2]
         lowest = min(red, green, blue)
         # Signed: levels are unsigned, and so would their difference be. Two conditions in one run slower.
@@ -63,13 +142,14 @@ def keep_tissue(pixels: Bytes, start: int, stop: int, table: Bytes, kept: Bytes)
     """
     # Unsigned, so that no index is checked for counting from the end.
     last = np.uint64(start)
-    for i in range(start, stop):
+    # Unsigned, so that no index is checked for counting from the end.
+    for i in range(np.uint64(start), np.uint64(stop)):
         red, green, blue = pixels[i, 0], pixels[i, 1], pixels[i, 2]
+        total = table[0, red] + table[1, green] + table[2, blue]
         # Written whether kept or not: a branch that cannot be predicted costs more than the rest.
         kept[last, 0] = red
         kept[last, 1] = green
         kept[last, 2] = blue
-        total = table[0, red] + table[1, green] + table[2, blue]
         last += np.uint64(np.uint8(total - 1) < np.uint8(63))
     return np.int64(last) - start
 
@@ -79,7 +159,7 @@ def density_moments(pixels: Bytes, start: int, stop: int, table: Array, sums: Ar
     """Sums optical density by parts: (parts, 9) of 3 sums and 6 products."""
     for part in range(start, stop):
         r = g = b = rr = rg = rb = gg = gb = bb = 0.0
-        for i in range(part * PART, min((part + 1) * PART, pixels.shape[0])):
+        for i in range(np.uint64(part * PART), np.uint64(min((part + 1) * PART, pixels.shape[0]))):
             x, y, z = table[0, pixels[i, 0]], table[1, pixels[i, 1]], table[2, pixels[i, 2]]
             r += x
             g += y
@@ -112,7 +192,7 @@ def angle_tails(pixels: Bytes, start: int, stop: int, along: Array, bounds: Arra
     """
     low_x, low_y, high_x, high_y = bounds[0, 0], bounds[0, 1], bounds[1, 0], bounds[1, 1]
     last = np.uint64(start)
-    for i in range(start, stop):
+    for i in range(np.uint64(start), np.uint64(stop)):
         red, green, blue = pixels[i, 0], pixels[i, 1], pixels[i, 2]
         x = along[0, 0, red] + along[0, 1, green] + along[0, 2, blue]
         y = along[1, 0, red] + along[1, 1, green] + along[1, 2, blue]
@@ -139,7 +219,7 @@ def amount_tail(pixels: Bytes, start: int, stop: int, parts: Array, floor: float
         How many.
     """
     last = np.uint64(start)
-    for i in range(start, stop):
+    for i in range(np.uint64(start), np.uint64(stop)):
         amount = parts[0, pixels[i, 0]] + parts[1, pixels[i, 1]] + parts[2, pixels[i, 2]]
         found[last] = amount
         last += np.uint64(amount >= floor)
@@ -148,13 +228,20 @@ def amount_tail(pixels: Bytes, start: int, stop: int, parts: Array, floor: float
 
 @_compiled
 def rebuild(pixels: Bytes, start: int, stop: int, factors: Array, result: Bytes) -> None:
-    """Writes the product of three factors per channel, (3, 3, 256), looked up by level, less 1."""
-    for i in range(start, stop):
-        red, green, blue = pixels[i, 0], pixels[i, 1], pixels[i, 2]
-        for channel in range(3):
-            value = factors[channel, 0, red] * factors[channel, 1, green] * factors[channel, 2, blue]
-            # Less one, the inverse of I + 1; plus a half, for rounding by truncation.
-            result[i, channel] = np.uint8(min(max(value - 0.5, 0.0), 255.0))
+    """Writes the product of three factors per channel less 1.
+
+    Args:
+        pixels: (N, 3) uint8.
+        start: First pixel.
+        stop: One past the last.
+        factors: (3, 256, 4) by source channel, level, and channel of the result, the fourth unused.
+        result: (N, 3) uint8, filled.
+    """
+    for i in range(start, stop - 1):
+        _write_word(result, i, _product_of_rows(factors, pixels, i))
+    if stop > start:
+        # The byte beyond the last pixel is another thread's.
+        _write_pixel(result, stop - 1, _product_of_rows(factors, pixels, stop - 1))
 
 
 @_compiled
@@ -163,9 +250,9 @@ def _cube_root(x: Any) -> Any:
     # and roots would cost more. Exact to float32.
     bits = np.float32(np.float32(x).view(np.int32))
     y = np.int32(np.float32(1419967116.0) - bits * np.float32(1.0 / 3.0)).view(np.float32)
-    for _ in range(2):
-        h = np.float32(1.0) - x * (y * y * y)
-        y += y * h * (np.float32(1.0 / 3.0) + h * (np.float32(2.0 / 9.0) + h * np.float32(14.0 / 81.0)))
+    h = np.float32(1.0) - x * (y * y * y)
+    y += y * h * (np.float32(1.0 / 3.0) + h * (np.float32(2.0 / 9.0) + h * np.float32(14.0 / 81.0)))
+    y += y * (np.float32(1.0) - x * (y * y * y)) * np.float32(1.0 / 3.0)
     return x * y * y
 
 
@@ -177,24 +264,26 @@ def _root(x: Any) -> Any:
 
 
 @_compiled
-def lab_moments(pixels: Bytes, start: int, stop: int, linear: Floats, relative: Floats, sums: Array) -> None:
-    """Sums CIELAB values by parts: (parts, 6) of 3 sums and 3 squares."""
-    light = np.empty((3, BLOCK), np.float32)
-    m = relative
+def lab_moments(pixels: Bytes, start: int, stop: int, parts: Floats, sums: Array) -> None:
+    """Sums CIELAB values by parts: (parts, 6) of 3 sums and 3 squares.
+
+    Args:
+        pixels: (N, 3) uint8.
+        start: First part.
+        stop: One past the last.
+        parts: (3, 256, 4) part of each level in X / Xn, Y / Yn, Z / Zn; the fourth unused.
+        sums: Filled from row ``start`` to ``stop``.
+    """
+    light = np.empty((BLOCK, 4), np.float32)
     for part in range(start, stop):
         s0 = s1 = s2 = q0 = q1 = q2 = 0.0
         last = min((part + 1) * PART, pixels.shape[0])
         for first in range(part * PART, last, BLOCK):
             size = min(BLOCK, last - first)
             for i in range(size):
-                light[0, i] = linear[pixels[first + i, 0]]
-                light[1, i] = linear[pixels[first + i, 1]]
-                light[2, i] = linear[pixels[first + i, 2]]
+                _add_rows(parts, pixels, first + i, light, i)
             for i in range(size):
-                red, green, blue = light[0, i], light[1, i], light[2, i]
-                fx = _root(m[0, 0] * red + m[0, 1] * green + m[0, 2] * blue)
-                fy = _root(m[1, 0] * red + m[1, 1] * green + m[1, 2] * blue)
-                fz = _root(m[2, 0] * red + m[2, 1] * green + m[2, 2] * blue)
+                fx, fy, fz = _root(light[i, 0]), _root(light[i, 1]), _root(light[i, 2])
                 lightness = np.float64(np.float32(116.0) * fy - np.float32(16.0))
                 a = np.float64(np.float32(500.0) * (fx - fy))
                 b = np.float64(np.float32(200.0) * (fy - fz))
@@ -214,12 +303,15 @@ def _encoded(x: Any) -> Any:
     x = min(max(x, np.float32(0.0)), np.float32(1.0))
     bits = np.float32(np.float32(x).view(np.int32))
     y = np.int32(np.float32(1153723282.0) - bits * np.float32(1.0 / 12.0)).view(np.float32)
-    for _ in range(2):
-        y2 = y * y
-        y4 = y2 * y2
-        h = np.float32(1.0) - x * (y4 * y4 * y4)
-        series = np.float32(13.0 / 288.0) + h * np.float32(325.0 / 10368.0)
-        y += y * h * (np.float32(1.0 / 12.0) + h * series)
+    y2 = y * y
+    y4 = y2 * y2
+    h = np.float32(1.0) - x * (y4 * y4 * y4)
+    series = np.float32(13.0 / 288.0) + h * np.float32(325.0 / 10368.0)
+    y += y * h * (np.float32(1.0 / 12.0) + h * series)
+    y2 = y * y
+    y4 = y2 * y2
+    h = np.float32(1.0) - x * (y4 * y4 * y4)
+    y += y * h * (np.float32(1.0 / 12.0) + h * np.float32(13.0 / 288.0))
     curve = np.float32(1.055 * 255.0) * (x * (y * y * y) * (y * y) * (y * y)) - np.float32(0.055 * 255.0)
     foot = np.float32(12.92 * 255.0) * x
     return (curve if x > np.float32(0.0031308) else foot) + np.float32(0.5)
@@ -237,38 +329,49 @@ def match_lab(
     pixels: Bytes,
     start: int,
     stop: int,
-    linear: Floats,
-    fade: Floats,
-    relative: Floats,
+    parts: Floats,
     mix: Floats,
     offset: Floats,
     to_rgb: Floats,
     result: Bytes,
 ) -> None:
-    """Maps the roots behind CIELAB by ``mix`` and ``offset``, in part where ``fade`` adds to under 1."""
-    light = np.empty((4, BLOCK), np.float32)
-    m, w, o, v = relative, mix, offset, to_rgb
+    """Maps the roots behind CIELAB by ``mix`` and ``offset``, in part where the tissue is thin.
+
+    Args:
+        pixels: (N, 3) uint8.
+        start: First pixel.
+        stop: One past the last.
+        parts: (3, 256, 4) part of each level in X / Xn, Y / Yn, Z / Zn, and in how far to map.
+        mix: (3, 3), less 1 on its diagonal.
+        offset: (3): how far the roots move where they move wholly.
+        to_rgb: (3, 3) linear sRGB of X / Xn, Y / Yn, Z / Zn.
+        result: (N, 3) uint8, filled.
+    """
+    light = np.empty((BLOCK, 4), np.float32)
+    words = np.empty(BLOCK, np.uint32)
+    # Unpacked, and not as arrays, which compiled loops read again and again.
+    w00, w01, w02 = mix[0, 0], mix[0, 1], mix[0, 2]
+    w10, w11, w12 = mix[1, 0], mix[1, 1], mix[1, 2]
+    w20, w21, w22 = mix[2, 0], mix[2, 1], mix[2, 2]
+    o0, o1, o2 = offset[0], offset[1], offset[2]
+    v00, v01, v02 = to_rgb[0, 0], to_rgb[0, 1], to_rgb[0, 2]
+    v10, v11, v12 = to_rgb[1, 0], to_rgb[1, 1], to_rgb[1, 2]
+    v20, v21, v22 = to_rgb[2, 0], to_rgb[2, 1], to_rgb[2, 2]
     for first in range(start, stop, BLOCK):
         size = min(BLOCK, stop - first)
         for i in range(size):
-            red, green, blue = pixels[first + i, 0], pixels[first + i, 1], pixels[first + i, 2]
-            light[0, i] = linear[red]
-            light[1, i] = linear[green]
-            light[2, i] = linear[blue]
-            light[3, i] = fade[0, red] + fade[1, green] + fade[2, blue]
+            _add_rows(parts, pixels, first + i, light, i)
         for i in range(size):
-            red, green, blue = light[0, i], light[1, i], light[2, i]
-            fx = _root(m[0, 0] * red + m[0, 1] * green + m[0, 2] * blue)
-            fy = _root(m[1, 0] * red + m[1, 1] * green + m[1, 2] * blue)
-            fz = _root(m[2, 0] * red + m[2, 1] * green + m[2, 2] * blue)
-            share = min(max(light[3, i], np.float32(0.0)), np.float32(1.0))
-            x = _cubed(fx + share * (w[0, 0] * fx + w[0, 1] * fy + w[0, 2] * fz + o[0] - fx))
-            y = _cubed(fy + share * (w[1, 0] * fx + w[1, 1] * fy + w[1, 2] * fz + o[1] - fy))
-            z = _cubed(fz + share * (w[2, 0] * fx + w[2, 1] * fy + w[2, 2] * fz + o[2] - fz))
-            light[0, i] = _encoded(v[0, 0] * x + v[0, 1] * y + v[0, 2] * z)
-            light[1, i] = _encoded(v[1, 0] * x + v[1, 1] * y + v[1, 2] * z)
-            light[2, i] = _encoded(v[2, 0] * x + v[2, 1] * y + v[2, 2] * z)
-        for i in range(size):
-            result[first + i, 0] = np.uint8(light[0, i])
-            result[first + i, 1] = np.uint8(light[1, i])
-            result[first + i, 2] = np.uint8(light[2, i])
+            fx, fy, fz = _root(light[i, 0]), _root(light[i, 1]), _root(light[i, 2])
+            share = min(max(light[i, 3], np.float32(0.0)), np.float32(1.0))
+            x = _cubed(fx + share * (w00 * fx + w01 * fy + w02 * fz + o0))
+            y = _cubed(fy + share * (w10 * fx + w11 * fy + w12 * fz + o1))
+            z = _cubed(fz + share * (w20 * fx + w21 * fy + w22 * fz + o2))
+            red = np.int32(_encoded(v00 * x + v01 * y + v02 * z))
+            green = np.int32(_encoded(v10 * x + v11 * y + v12 * z))
+            blue = np.int32(_encoded(v20 * x + v21 * y + v22 * z))
+            words[i] = np.uint32(red | green << np.int32(8) | blue << np.int32(16))
+        for i in range(size - 1):
+            _write_word(result, first + i, words[i])
+        # The byte beyond the last pixel may be another thread's.
+        _write_pixel(result, first + size - 1, words[size - 1])

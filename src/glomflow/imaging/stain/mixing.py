@@ -55,7 +55,8 @@ def apply_vectors(
     from glomflow.imaging.stain.kernels import PART, rebuild
 
     pixels = flat_pixels(rgb)
-    factors = level_factors(source, target)
+    factors = np.ones((3, 256, 4))
+    factors[:, :, :3] = level_factors(source, target).transpose(1, 2, 0)
     result = np.empty(pixels.shape, np.uint8)
     size = pixels.shape[0]
 

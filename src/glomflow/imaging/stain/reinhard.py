@@ -28,10 +28,10 @@ def lab_moments(pixels: Bytes, threads: int | None) -> Array:
     from glomflow.imaging.stain import kernels
 
     sums = np.zeros((-(-pixels.shape[0] // kernels.PART), 6))
-    linear, relative, _ = _single_precision()
+    parts, _ = _single_precision()
 
     def work(worker: int, first: int, last: int) -> None:
-        kernels.lab_moments(pixels, first, last, linear, relative, sums)
+        kernels.lab_moments(pixels, first, last, parts, sums)
 
     in_threads(work, len(sums), threads)
     return np.concatenate([[pixels.shape[0]], sums.sum(axis=0)])
@@ -88,21 +88,24 @@ def apply_reinhard(
 
     pixels = flat_pixels(rgb)
     size = pixels.shape[0]
-    linear, relative, to_rgb = _single_precision()
-    mix, offset = (values.astype(np.float32) for values in lab_mapping(source, target))
-    fade = fade_table(source.background).astype(np.float32)
+    levels, to_rgb = _single_precision()
+    matrix, shift = lab_mapping(source, target)
+    mix, offset = (matrix - np.eye(3)).astype(np.float32), shift.astype(np.float32)
+    parts = levels.copy()
+    parts[:, :, 3] = fade_table(source.background)
     result = np.empty(pixels.shape, np.uint8)
 
     def work(worker: int, first: int, last: int) -> None:
         stop = min(last * PART, size)
-        match_lab(pixels, first * PART, stop, linear, fade, relative, mix, offset, to_rgb, result)
+        match_lab(pixels, first * PART, stop, parts, mix, offset, to_rgb, result)
 
     in_threads(work, -(-size // PART), threads)
     return result.reshape(rgb.shape)
 
 
 @lru_cache(maxsize=1)
-def _single_precision() -> tuple[Floats, Floats, Floats]:
-    single = (linear_table(), TO_RELATIVE, np.ascontiguousarray(FROM_RELATIVE))
-    linear, relative, to_rgb = (values.astype(np.float32) for values in single)
-    return linear, relative, to_rgb
+def _single_precision() -> tuple[Floats, Floats]:
+    """Returns the part of each level in X / Xn, Y / Yn, Z / Zn, (3, 256, 4), and the way back to sRGB."""
+    parts = np.zeros((3, 256, 4), np.float32)
+    parts[:, :, :3] = linear_table()[None, :, None] * TO_RELATIVE.T[:, None, :]
+    return parts, np.ascontiguousarray(FROM_RELATIVE).astype(np.float32)

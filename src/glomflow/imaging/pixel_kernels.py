@@ -1,0 +1,147 @@
+"""Compiled loops that resample pictures and count their samples.
+
+They run without the interpreter's lock. Import inside functions only: numba takes a third of a second to
+load. What is only read is passed through :func:`read_only`, so that each loop is compiled once per type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+Array = npt.NDArray[Any]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(function: Function) -> Function:
+    """Compiles a function; the machine code is kept on disk where a folder for it can be written."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    try:
+        made: Function = njit(cache=True, **options)(function)
+    except RuntimeError:
+        # Neither the package's folder nor the user's cache can be written: compiled in each process.
+        made = njit(**options)(function)
+    return made
+
+
+def read_only(array: Array) -> Array:
+    """Returns a C-contiguous view (or copy, if it is not) that cannot be written to."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
+
+
+@compiled
+def mix(
+    samples: Array,
+    row_source: Array,
+    row_weight: Array,
+    source: Array,
+    weight: Array,
+    fill: float,
+    whole: bool,
+    result: Array,
+) -> None:
+    """Makes each sample of ``result`` a weighted mean of samples, down the rows and then along them.
+
+    Args:
+        samples: (h, n), n samples of all channels in a row.
+        row_source: (H, T) rows of ``samples`` that make up each row of the result.
+        row_weight: (H, T) their weights, which sum to the part that is covered; 0 where there are fewer.
+        source: (U, N) places in a row that make up each place of a row of the result.
+        weight: (U, N) their weights, likewise. Its type is worked in.
+        fill: Value of what is not covered.
+        whole: Whether results are rounded.
+        result: (H, N), filled.
+    """
+    line = np.empty(samples.shape[1], weight.dtype)
+    mixed = np.empty(result.shape[1], weight.dtype)
+    across = weight.sum(axis=0)
+    for row in range(result.shape[0]):
+        line[:] = 0
+        for tap in range(row_source.shape[1]):
+            share = row_weight[row, tap]
+            if share != 0:
+                taken = samples[row_source[row, tap]]
+                for at in range(line.size):
+                    line[at] += share * taken[at]
+        mixed[:] = 0
+        for tap in range(source.shape[0]):
+            places, shares = source[tap], weight[tap]
+            for at in range(mixed.size):
+                mixed[at] += shares[at] * line[places[at]]
+        if fill != 0:
+            down = row_weight[row].sum()
+            for at in range(mixed.size):
+                bare = 1.0 - down * across[at]
+                if bare > 1e-6:
+                    mixed[at] += bare * fill
+        shown = result[row]
+        for at in range(mixed.size):
+            shown[at] = np.rint(mixed[at]) if whole else mixed[at]
+
+
+@compiled
+def shift(samples: Array, weights: Array, whole: bool, result: Array) -> None:
+    """Interpolates between neighbours that lie one pixel apart.
+
+    Args:
+        samples: (H + 1, W + 1, C).
+        weights: (4,) of the upper, the lower, the left and the right sample; their type is worked in.
+        whole: Whether results are rounded.
+        result: (H, W, C), filled.
+    """
+    height, width, channels = result.shape
+    flat = samples.reshape(samples.shape[0], (width + 1) * channels)
+    shown = result.reshape(height, width * channels)
+    line = np.empty(flat.shape[1], weights.dtype)
+    up, down, left, right = weights
+    for row in range(height):
+        upper, lower = flat[row], flat[row + 1]
+        for at in range(line.size):
+            line[at] = upper[at] * up + lower[at] * down
+        for at in range(width * channels):
+            value = line[at] * left + line[at + channels] * right
+            shown[row, at] = np.rint(value) if whole else value
+
+
+@compiled
+def without_padding(pixels: Array, result: Array) -> None:
+    """Copies red, green and blue of pixels (N, 4) whose last byte is padding into (N, 3)."""
+    for at in range(result.shape[0]):
+        result[at, 0] = pixels[at, 0]
+        result[at, 1] = pixels[at, 1]
+        result[at, 2] = pixels[at, 2]
+
+
+@compiled
+def count_values(samples: Array, counts: Array) -> None:
+    """Counts how often each value of an unsigned integer type occurs.
+
+    Args:
+        samples: (N,).
+        counts: (values of the type,), added to.
+    """
+    for at in range(samples.size):
+        counts[samples[at]] += 1
+
+
+@compiled
+def count_ends(samples: Array, low: Any, high: Any) -> int:
+    """Returns how many samples (N,) have the value ``low`` or ``high``."""
+    found = 0
+    for at in range(samples.size):
+        found += np.int64((samples[at] == low) | (samples[at] == high))
+    return found
+
+
+@compiled
+def count_from(samples: Array, least: float, counts: Array) -> None:
+    """Counts the samples (N, C) that are at least ``least``, by channel, (C,)."""
+    for at in range(samples.shape[0]):
+        for channel in range(samples.shape[1]):
+            counts[channel] += np.int64(samples[at, channel] >= least)
