@@ -1,7 +1,9 @@
 """Stain normalisation: glomflow against torchstain and tiatoolbox, alternating in one process.
 
-Every tool estimates the colours of one image and maps them to a target that was fitted beforehand; the
-median of alternating runs is printed, and the peer's time over ours. Each tool is also held against its
+Every tool estimates the colours of one image and maps them to a target that was fitted beforehand. The
+tools take turns: each waits for 0.3 s, in which threads of the tool before stop spinning
+for work, runs once unmeasured, and is measured three times. The median over all turns is printed, and
+the peer's time over ours. Each tool is also held against its
 own formula in float64, rounded or truncated as it does: the share of samples that differ, and the
 largest difference in grey levels. A plain NumPy copy of the same bytes shows the limit that memory sets.
 tiatoolbox's Macenko and torchstain's Macenko on NumPy are float64 themselves.
@@ -38,6 +40,10 @@ from glomflow.imaging.stain import (
 
 WANTED = {"torchstain": 5.0, "tiatoolbox": 3.0}
 """Times that a peer's faster backend may be slower, at least."""
+PAUSE = 0.3
+"""Seconds between two tools: OpenMP and BLAS threads of the first may keep a core busy for 0.2 s."""
+RUNS = 3
+"""Measured runs per turn."""
 WANTED_TILES = 3500.0
 """Tiles of 256 px per second on a graphics card."""
 TO_XYZ = np.array(
@@ -191,15 +197,16 @@ def compare(method: str, name: str, rgb: Image, target: Image, repeats: int, thr
     tools[1].name = "glomflow, 1 thread"
     seconds: dict[str, list[float]] = {tool.name: [] for tool in tools}
     copies = []
-    for turn in range(repeats + 1):
+    for _ in range(repeats):
         for tool in tools:
-            # tiatoolbox writes into its input; each run gets its own.
-            own = rgb.copy()
-            start = time.perf_counter()
-            tool.run(own)
-            elapsed = time.perf_counter() - start
-            if turn:
-                seconds[tool.name].append(elapsed)
+            time.sleep(PAUSE)
+            tool.run(rgb.copy())
+            for _ in range(RUNS):
+                # tiatoolbox writes into its input; each run gets its own.
+                own = rgb.copy()
+                start = time.perf_counter()
+                tool.run(own)
+                seconds[tool.name].append(time.perf_counter() - start)
         start = time.perf_counter()
         rgb.copy()
         copies.append(time.perf_counter() - start)
@@ -296,8 +303,8 @@ def first_call() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("images", nargs="*", type=Path, help="8-bit images; a synthetic field by default")
-    parser.add_argument("--full", action="store_true", help="all three sizes and 25 repeats")
-    parser.add_argument("--repeats", type=int, help="runs per tool")
+    parser.add_argument("--full", action="store_true", help="all three sizes and 25 turns")
+    parser.add_argument("--repeats", type=int, help="turns per tool, of three runs each")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--gpu", action="store_true", help="only tiles per second in PyTorch")
     parser.add_argument("--tiles", type=int, help="tiles per batch with --gpu")

@@ -7,7 +7,7 @@ from glomflow.config import Stain
 from glomflow.errors import GlomflowError
 from glomflow.imaging.stain import StainProfile, estimate_profile, normalise, normalise_image
 from glomflow.imaging.stain.density import density_table, flat_pixels, tissue_mask, tissue_of
-from glomflow.imaging.stain.parallel import thread_count
+from glomflow.imaging.stain.parallel import in_threads, thread_count
 from glomflow.imaging.stain.statistics import amount_percentile, angle_percentiles, tissue_pixels
 from glomflow.imaging.stain.vahadane import dictionary_vectors
 from glomflow.imaging.stain.vectors import ordered
@@ -57,7 +57,8 @@ def test_tissue_pixels_are_those_of_the_mask():
 
 
 @pytest.mark.parametrize("method", ["macenko", "vahadane", "reinhard"])
-def test_results_do_not_depend_on_the_number_of_threads(method):
+def test_results_do_not_depend_on_the_number_of_threads(method, monkeypatch):
+    monkeypatch.setattr("glomflow.imaging.stain.parallel.LEAST_PARTS", 1)
     picture = two_stains(size=(300, 301))
     chosen = Stain.model_construct(**{**Stain().model_dump(), "method": method})
     profiles = [estimate_profile(picture, chosen, threads=threads) for threads in (1, 2, 5)]
@@ -67,6 +68,20 @@ def test_results_do_not_depend_on_the_number_of_threads(method):
     assert np.array_equal(results[0], results[1])
     assert np.array_equal(results[0], results[2])
     assert not np.array_equal(results[0], picture)
+
+
+@pytest.mark.parametrize(("parts", "workers"), [(0, 1), (31, 1), (32, 2), (50, 3), (1000, 4)])
+def test_small_images_are_left_to_one_thread(parts, workers):
+    done = np.zeros(parts, int)
+    names = set()
+
+    def work(worker, first, last):
+        names.add(worker)
+        done[first:last] += 1
+
+    assert in_threads(work, parts, 4) == workers
+    assert names == set(range(workers))
+    assert np.array_equal(done, np.ones(parts))
 
 
 @pytest.mark.parametrize(("stated", "expected"), [("3", 3), ("2,1", 2), ("0", None), ("many", None)])

@@ -68,7 +68,7 @@ def estimate_background(rgb: Bytes, *, threads: int | None = None) -> Vector:
         glass_histograms(pixels, first * PART, stop, GLASS_LEVEL, GLASS_SPREAD, counts[worker])
 
     in_threads(work, -(-size // PART), threads)
-    return background_of(np.sum(list(counts.values()), axis=0), size)
+    return background_of(sum(counts.values(), np.zeros((3, 256), np.int64)), size)
 
 
 def background_of(histograms: Array, pixels: int) -> Vector:
@@ -133,6 +133,12 @@ def tissue_of(background: Vector, threshold: float) -> Tissue:
     """Returns which pixels are tissue, for :func:`tissue_mask`'s arguments."""
     stained = density_table(background) >= threshold
     return Tissue(stained.sum(axis=1).astype(np.int64) - 1, PAINTED_BLACK)
+
+
+def tissue_table(tissue: Tissue) -> Bytes:
+    """Returns what each level of each channel adds, (3, 256): tissue adds up to 1 to 63."""
+    levels = np.arange(256)
+    return (64 * (levels > tissue.limits[:, None]) + (levels > tissue.black)).astype(np.uint8)
 
 
 def density_table(background: Vector) -> npt.NDArray[np.float64]:

@@ -78,24 +78,24 @@ def estimate_profile(
     if settings.method == "none":
         return StainProfile("none", slide)
     white = background or estimate_background(pixels, threads=threads)
-    tissue = tissue_pixels(pixels, tissue_of(white, settings.tissue_od), threads)
-    common: dict[str, Any] = {
-        "method": settings.method,
-        "slide": slide,
-        "background": white,
-        "tissue_pixels": tissue.shape[0],
-    }
+    common: dict[str, Any] = {"method": settings.method, "slide": slide, "background": white}
+    stained = tissue_of(white, settings.tissue_od)
+    if settings.method == "reinhard":
+        moments = lab_moments(pixels, stained, threads)
+        common["tissue_pixels"] = int(moments[0])
+        if flag := little_tissue(common["tissue_pixels"], settings):
+            return StainProfile(**common, flag=flag)
+        return reinhard_profile(moments, common)
+    tissue = tissue_pixels(pixels, stained, threads)
+    common["tissue_pixels"] = tissue.shape[0]
     if flag := little_tissue(tissue.shape[0], settings):
         return StainProfile(**common, flag=flag)
-    if settings.method == "reinhard":
-        return reinhard_profile(lab_moments(tissue, threads), common)
     matrix, flag = _stain_vectors(tissue, settings, white, stains, initial, threads)
     if flag:
         return StainProfile(**common, flag=flag)
     counted = tissue if concentrations_over == "tissue" else pixels
-    table = density_table(white)
     concentrations = [
-        amount_percentile(counted, table, weights, CONCENTRATION_PERCENTILE, threads)
+        amount_percentile(counted, density_table(white), weights, CONCENTRATION_PERCENTILE, threads)
         for weights in np.linalg.pinv(matrix).T
     ]
     return vector_profile(matrix, np.array(concentrations), common)

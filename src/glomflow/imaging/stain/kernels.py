@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
 from numba.extending import intrinsic
 
@@ -19,7 +19,10 @@ from glomflow.imaging.stain.profile import Array, Bytes, Floats
 PART = 16384
 """Pixels whose sums are taken together; fixed, so that sums do not depend on the number of threads."""
 BLOCK = 512
-"""Pixels whose intermediate values stay in the processor's first cache."""
+"""Pixels whose intermediate values stay in the processor's first cache; a multiple of 4."""
+
+MIDDLE = 60.0
+"""Lightness that sums are taken about, so that squares stay small and precise."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -35,20 +38,20 @@ def _compiled(function: Function) -> Function:
     return compiled
 
 
-def _generated(function: Function) -> Function:
-    generated: Function = intrinsic(function)
+def _generated(function: Callable[..., Any]) -> Callable[..., Any]:
+    generated: Callable[..., Any] = intrinsic(function)
     return generated
 
 
-def _rows(context: Any, builder: Any, signature: Any, arguments: Any) -> list[Any]:
+def _rows(context: Any, builder: Any, signature: Any, arguments: Any, pixel: Any) -> list[Any]:
     """Loads what a (3, 256, 4) table holds for the levels of a pixel: three vectors of four values.
 
-    The first three arguments are the table, the pixels and the pixel's index.
+    The first two arguments are the table and the pixels.
     """
     vector = ir.VectorType(context.get_data_type(signature.args[0].dtype), 4).as_pointer()
     table = context.make_array(signature.args[0])(context, builder, arguments[0]).data
     pixels = context.make_array(signature.args[1])(context, builder, arguments[1]).data
-    first = builder.mul(arguments[2], arguments[2].type(3))
+    first = builder.mul(pixel, pixel.type(3))
     rows = []
     for channel in range(3):
         sample = builder.gep(pixels, [builder.add(first, first.type(channel))])
@@ -59,18 +62,34 @@ def _rows(context: Any, builder: Any, signature: Any, arguments: Any) -> list[An
 
 
 @_generated
-def _add_rows(_typing: Any, table: Any, pixels: Any, pixel: Any, sums: Any, row: Any) -> Any:
-    """Writes the sum of three rows of a (3, 256, 4) table, chosen by level, to row ``row`` of (N, 4)."""
+def _add_rows(_typing: Any, table: Any, pixels: Any, pixel: Any, last: Any, sums: Any, column: Any) -> Any:
+    """Sums rows of a (3, 256, 4) table, chosen by level, for four pixels from ``pixel`` on.
+
+    Writes columns ``column`` to ``column + 3`` of ``sums``, (4, BLOCK). Pixels past ``last`` are as that.
+    """
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        one, two, three = _rows(context, builder, signature, arguments)
-        total = builder.fadd(builder.fadd(one, two), three)
-        data = context.make_array(signature.args[3])(context, builder, arguments[3]).data
-        place = builder.gep(data, [builder.shl(arguments[4], arguments[4].type(2))])
-        builder.store(total, builder.bitcast(place, total.type.as_pointer()), align=4)
+        def shuffled(one: Any, other: Any, order: tuple[int, ...]) -> Any:
+            return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(ir.IntType(32), 4), order))
+
+        totals = []
+        for step in range(4):
+            index = builder.add(arguments[2], arguments[2].type(step))
+            index = builder.select(builder.icmp_signed("<", index, arguments[3]), index, arguments[3])
+            one, two, three = _rows(context, builder, signature, arguments, index)
+            totals.append(builder.fadd(builder.fadd(one, two), three))
+        first, second = (shuffled(totals[i], totals[i + 1], (0, 4, 1, 5)) for i in (0, 2))
+        third, fourth = (shuffled(totals[i], totals[i + 1], (2, 6, 3, 7)) for i in (0, 2))
+        data = context.make_array(signature.args[4])(context, builder, arguments[4]).data
+        for row, (one, two) in enumerate(((first, second), (third, fourth))):
+            for half, order in enumerate(((0, 1, 4, 5), (2, 3, 6, 7))):
+                place = builder.add(arguments[5], arguments[5].type((2 * row + half) * BLOCK))
+                values = shuffled(one, two, order)
+                pointer = builder.bitcast(builder.gep(data, [place]), values.type.as_pointer())
+                builder.store(values, pointer, align=4)
         return context.get_dummy_value()
 
-    return types.void(table, pixels, pixel, sums, row), code
+    return types.void(table, pixels, pixel, last, sums, column), code
 
 
 @_generated
@@ -78,7 +97,7 @@ def _product_of_rows(_typing: Any, table: Any, pixels: Any, pixel: Any) -> Any:
     """Returns the product of three rows of a (3, 256, 4) table less a half, as four bytes in a word."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        one, two, three = _rows(context, builder, signature, arguments)
+        one, two, three = _rows(context, builder, signature, arguments, arguments[2])
         product = builder.fmul(builder.fmul(one, two), three)
         # Less one, the inverse of I + 1; plus a half, for rounding by truncation.
         value = builder.fsub(product, product.type([0.5] * 4))
@@ -252,8 +271,9 @@ def _cube_root(x: Any) -> Any:
     y = np.int32(np.float32(1419967116.0) - bits * np.float32(1.0 / 3.0)).view(np.float32)
     h = np.float32(1.0) - x * (y * y * y)
     y += y * h * (np.float32(1.0 / 3.0) + h * (np.float32(2.0 / 9.0) + h * np.float32(14.0 / 81.0)))
-    y += y * (np.float32(1.0) - x * (y * y * y)) * np.float32(1.0 / 3.0)
-    return x * y * y
+    # The second step is taken on x y y, the root itself.
+    root = x * (y * y)
+    return root + root * (np.float32(1.0) - root * y) * np.float32(2.0 / 3.0)
 
 
 @_compiled
@@ -265,36 +285,50 @@ def _root(x: Any) -> Any:
 
 @_compiled
 def lab_moments(pixels: Bytes, start: int, stop: int, parts: Floats, sums: Array) -> None:
-    """Sums CIELAB values by parts: (parts, 6) of 3 sums and 3 squares.
+    """Sums CIELAB values of tissue, L* less ``MIDDLE``, by parts: (parts, 7) count, 3 sums, 3 squares.
 
     Args:
         pixels: (N, 3) uint8.
         start: First part.
         stop: One past the last.
-        parts: (3, 256, 4) part of each level in X / Xn, Y / Yn, Z / Zn; the fourth unused.
+        parts: (3, 256, 4) part of each level in X / Xn, Y / Yn, Z / Zn, and in what adds up to 1 to 63 for
+            tissue.
         sums: Filled from row ``start`` to ``stop``.
     """
-    light = np.empty((BLOCK, 4), np.float32)
+    light = np.empty((4, BLOCK), np.float32)
     for part in range(start, stop):
-        s0 = s1 = s2 = q0 = q1 = q2 = 0.0
+        count = s0 = s1 = s2 = q0 = q1 = q2 = 0.0
         last = min((part + 1) * PART, pixels.shape[0])
         for first in range(part * PART, last, BLOCK):
             size = min(BLOCK, last - first)
+            # Single precision within a block, whose sums are short; double precision over blocks.
+            n = t0 = t1 = t2 = p0 = p1 = p2 = np.float32(0.0)
+            for i in range(0, size, 4):
+                _add_rows(parts, pixels, first + i, last - 1, light, i)
             for i in range(size):
-                _add_rows(parts, pixels, first + i, light, i)
-            for i in range(size):
-                fx, fy, fz = _root(light[i, 0]), _root(light[i, 1]), _root(light[i, 2])
-                lightness = np.float64(np.float32(116.0) * fy - np.float32(16.0))
-                a = np.float64(np.float32(500.0) * (fx - fy))
-                b = np.float64(np.float32(200.0) * (fy - fz))
-                s0 += lightness
-                s1 += a
-                s2 += b
-                q0 += lightness * lightness
-                q1 += a * a
-                q2 += b * b
-        sums[part, 0], sums[part, 1], sums[part, 2] = s0, s1, s2
-        sums[part, 3], sums[part, 4], sums[part, 5] = q0, q1, q2
+                fx, fy, fz = _root(light[0, i]), _root(light[1, i]), _root(light[2, i])
+                inside = (light[3, i] >= np.float32(1.0)) & (light[3, i] < np.float32(64.0))
+                counted = np.float32(1.0) if inside else np.float32(0.0)
+                lightness = counted * (np.float32(116.0) * fy - np.float32(16.0 + MIDDLE))
+                a = counted * (np.float32(500.0) * (fx - fy))
+                b = counted * (np.float32(200.0) * (fy - fz))
+                n += counted
+                t0 += lightness
+                t1 += a
+                t2 += b
+                p0 += lightness * lightness
+                p1 += a * a
+                p2 += b * b
+            count += np.float64(n)
+            s0 += np.float64(t0)
+            s1 += np.float64(t1)
+            s2 += np.float64(t2)
+            q0 += np.float64(p0)
+            q1 += np.float64(p1)
+            q2 += np.float64(p2)
+        sums[part, 0] = count
+        sums[part, 1], sums[part, 2], sums[part, 3] = s0, s1, s2
+        sums[part, 4], sums[part, 5], sums[part, 6] = q0, q1, q2
 
 
 @_compiled
@@ -308,11 +342,13 @@ def _encoded(x: Any) -> Any:
     h = np.float32(1.0) - x * (y4 * y4 * y4)
     series = np.float32(13.0 / 288.0) + h * np.float32(325.0 / 10368.0)
     y += y * h * (np.float32(1.0 / 12.0) + h * series)
+    # The second step is taken on x y ** 7, the power itself.
     y2 = y * y
     y4 = y2 * y2
-    h = np.float32(1.0) - x * (y4 * y4 * y4)
-    y += y * h * (np.float32(1.0 / 12.0) + h * np.float32(13.0 / 288.0))
-    curve = np.float32(1.055 * 255.0) * (x * (y * y * y) * (y * y) * (y * y)) - np.float32(0.055 * 255.0)
+    power = x * (y4 * y2 * y)
+    h = np.float32(1.0) - power * (y4 * y)
+    series = np.float32(1.055 * 255.0 * 7.0 / 12.0) + h * np.float32(1.055 * 255.0 * 133.0 / 288.0)
+    curve = power * (np.float32(1.055 * 255.0) + h * series) - np.float32(0.055 * 255.0)
     foot = np.float32(12.92 * 255.0) * x
     return (curve if x > np.float32(0.0031308) else foot) + np.float32(0.5)
 
@@ -347,7 +383,7 @@ def match_lab(
         to_rgb: (3, 3) linear sRGB of X / Xn, Y / Yn, Z / Zn.
         result: (N, 3) uint8, filled.
     """
-    light = np.empty((BLOCK, 4), np.float32)
+    light = np.empty((4, BLOCK), np.float32)
     words = np.empty(BLOCK, np.uint32)
     # Unpacked, and not as arrays, which compiled loops read again and again.
     w00, w01, w02 = mix[0, 0], mix[0, 1], mix[0, 2]
@@ -359,11 +395,11 @@ def match_lab(
     v20, v21, v22 = to_rgb[2, 0], to_rgb[2, 1], to_rgb[2, 2]
     for first in range(start, stop, BLOCK):
         size = min(BLOCK, stop - first)
+        for i in range(0, size, 4):
+            _add_rows(parts, pixels, first + i, stop - 1, light, i)
         for i in range(size):
-            _add_rows(parts, pixels, first + i, light, i)
-        for i in range(size):
-            fx, fy, fz = _root(light[i, 0]), _root(light[i, 1]), _root(light[i, 2])
-            share = min(max(light[i, 3], np.float32(0.0)), np.float32(1.0))
+            fx, fy, fz = _root(light[0, i]), _root(light[1, i]), _root(light[2, i])
+            share = min(max(light[3, i], np.float32(0.0)), np.float32(1.0))
             x = _cubed(fx + share * (w00 * fx + w01 * fy + w02 * fz + o0))
             y = _cubed(fy + share * (w10 * fx + w11 * fy + w12 * fz + o1))
             z = _cubed(fz + share * (w20 * fx + w21 * fy + w22 * fz + o2))

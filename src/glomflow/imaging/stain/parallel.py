@@ -7,6 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
+LEAST_PARTS = 16
+"""Parts that a thread must have to itself: waking it costs as much as about two, or more."""
+
 
 def thread_count(threads: int | None = None) -> int:
     """Returns how many threads to use: ``threads``, or what the process is allowed.
@@ -34,17 +37,21 @@ def _pool(process: int) -> ThreadPoolExecutor:
 
 
 def in_threads(work: Callable[[int, int, int], object], parts: int, threads: int | None) -> int:
-    """Calls ``work(worker, first, last)`` for shares of ``range(parts)`` at once.
+    """Calls ``work(worker, first, last)`` for shares of ``range(parts)``, at once if they are large.
 
     Args:
         work: Called once per worker; must let go of the interpreter's lock to gain anything.
-        parts: Number of parts to share out.
-        threads: Number of threads, or None for the process's allowance.
+        parts: Number of parts to share out; of less than 32, one thread does all.
+        threads: Greatest number of threads, or None for the process's allowance.
 
     Returns:
         The number of workers.
     """
-    count = max(1, min(thread_count(threads), parts))
+    most = parts // LEAST_PARTS
+    count = min(thread_count(threads), most) if most > 1 else 1
+    if count == 1:
+        work(0, 0, parts)
+        return 1
     bounds = [parts * worker // count for worker in range(count + 1)]
     waiting = [
         _pool(os.getpid()).submit(work, worker, bounds[worker], bounds[worker + 1])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from glomflow.imaging.stain.density import density_table, flat_pixels
+from glomflow.imaging.stain.density import Tissue, density_table, flat_pixels, tissue_table
 from glomflow.imaging.stain.lab import FROM_RELATIVE, LAB_OF_ROOTS, TO_RELATIVE, linear_table
 from glomflow.imaging.stain.parallel import in_threads
 from glomflow.imaging.stain.profile import Array, Bytes, Floats, StainProfile, Vector
@@ -18,23 +18,30 @@ FADE_DENSITY = 0.15
 """Pixels of less mean optical density keep their colour in part, glass keeps it whole."""
 
 
-def lab_moments(pixels: Bytes, threads: int | None) -> Array:
-    """Returns count, sums and sums of squares, (7), of CIELAB values.
+def lab_moments(pixels: Bytes, tissue: Tissue, threads: int | None) -> Array:
+    """Returns count, sums and sums of squares, (7), of CIELAB values of tissue.
 
     Args:
-        pixels: (N, 3) uint8.
+        pixels: (N, 3) of :func:`glomflow.imaging.stain.density.flat_pixels`.
+        tissue: What counts as tissue.
         threads: Number of threads.
     """
     from glomflow.imaging.stain import kernels
 
-    sums = np.zeros((-(-pixels.shape[0] // kernels.PART), 6))
-    parts, _ = _single_precision()
+    sums = np.zeros((-(-pixels.shape[0] // kernels.PART), 7))
+    levels, _ = _single_precision()
+    parts = levels.copy()
+    parts[:, :, 3] = tissue_table(tissue)
 
     def work(worker: int, first: int, last: int) -> None:
         kernels.lab_moments(pixels, first, last, parts, sums)
 
     in_threads(work, len(sums), threads)
-    return np.concatenate([[pixels.shape[0]], sums.sum(axis=0)])
+    moments: Array = sums.sum(axis=0)
+    count, lightness = moments[:2]
+    moments[1] += count * kernels.MIDDLE
+    moments[4] += (2.0 * lightness + count * kernels.MIDDLE) * kernels.MIDDLE
+    return moments
 
 
 def reinhard_profile(moments: Array, common: dict[str, Any]) -> StainProfile:

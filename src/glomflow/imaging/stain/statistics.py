@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from glomflow.imaging.stain.density import Tissue
+from glomflow.imaging.stain.density import Tissue, tissue_table
 from glomflow.imaging.stain.parallel import in_threads
 from glomflow.imaging.stain.profile import Array, Bytes
 
@@ -30,9 +30,7 @@ def tissue_pixels(pixels: Bytes, tissue: Tissue, threads: int | None) -> Bytes:
     """
     from glomflow.imaging.stain.kernels import keep_tissue
 
-    levels = np.arange(256)
-    over = levels > tissue.limits[:, None]
-    table: Bytes = (64 * over + (levels > tissue.black)).astype(np.uint8)
+    table = tissue_table(tissue)
 
     def fill(start: int, stop: int, found: Array) -> Any:
         return keep_tissue(pixels, start, stop, table, found)
