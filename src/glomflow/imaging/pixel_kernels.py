@@ -135,7 +135,7 @@ def count_ends(samples: Array, low: Any, high: Any) -> int:
     """Returns how many samples (N,) have the value ``low`` or ``high``."""
     found = 0
     for at in range(samples.size):
-        found += np.int64((samples[at] == low) | (samples[at] == high))
+        found += int((samples[at] == low) | (samples[at] == high))
     return found
 
 
@@ -145,3 +145,38 @@ def count_from(samples: Array, least: float, counts: Array) -> None:
     for at in range(samples.shape[0]):
         for channel in range(samples.shape[1]):
             counts[channel] += np.int64(samples[at, channel] >= least)
+
+
+@compiled
+def order_statistics(values: Array, ranks: Array, found: Array) -> None:
+    """Finds the values at some ranks, without sorting the rest.
+
+    Args:
+        values: (N,) finite floating-point numbers.
+        ranks: (K,) places in ascending order, 0 to N - 1.
+        found: (K,), filled.
+    """
+    low, high = values[0], values[0]
+    for at in range(values.size):
+        low, high = min(low, values[at]), max(high, values[at])
+    if not high > low:
+        found[:] = low
+        return
+    bins = 4096
+    step = (bins - 1) / (np.float64(high) - np.float64(low))
+    places = np.empty(values.size, np.int16)
+    counts = np.zeros(bins + 1, np.int64)
+    for at in range(values.size):
+        place = np.int16((np.float64(values[at]) - np.float64(low)) * step)
+        places[at] = place
+        counts[place + 1] += 1
+    begins = counts.cumsum()
+    done = -1
+    inside = values[:0].copy()
+    for index in range(ranks.size):
+        place = np.searchsorted(begins, ranks[index], side="right") - 1
+        if place != done:
+            inside = values[places == place]
+            done = place
+        rank = ranks[index] - begins[place]
+        found[index] = np.partition(inside, rank)[rank]

@@ -16,6 +16,10 @@ RGB = ("R", "G", "B")
 COLOURS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1))
 """Red, green and blue of the channels of a composite, in turn."""
 _MOST_SAMPLES = 1_000_000
+_PEAK_SAMPLES = 60_000
+_COUNTED = frozenset(map(np.dtype, (np.uint8, np.uint16)))
+_LEAST_COUNTED = 20_000
+"""With fewer samples than this, sorting is faster than counting."""
 
 
 def robust_limits(
@@ -40,8 +44,48 @@ def robust_limits(
         flat = flat[np.isfinite(flat)]
     if not flat.size:
         return 0.0, 0.0
-    below, above = np.percentile(flat, (low, high))
-    return float(below), float(above)
+    if flat.dtype in _COUNTED and flat.size > _LEAST_COUNTED:
+        return _counted_limits(flat, low, high)
+    below, above = percentiles(flat, (low, high))
+    return below, above
+
+
+def percentiles(values: Array, shares: Sequence[float]) -> list[float]:
+    """Returns what ``np.percentile`` does, several times faster for many float32.
+
+    Args:
+        values: Finite samples, (N,), at least one.
+        shares: Percentiles, 0 to 100.
+    """
+    if values.dtype != np.float32 or values.size < _LEAST_COUNTED:
+        return [float(value) for value in np.percentile(values, shares)]
+    from glomflow.imaging.pixel_kernels import order_statistics, read_only
+
+    places = np.array(shares) / 100.0 * (values.size - 1)
+    below = places.astype(np.int64)
+    ranks = np.stack([below, np.minimum(below + 1, values.size - 1)])
+    order = np.unique(ranks)
+    found = np.empty(len(order), np.float32)
+    order_statistics(read_only(values), order, found)
+    lower, upper = found[np.searchsorted(order, ranks)].astype(np.float64)
+    return [float(value) for value in lower + (upper - lower) * (places - below)]
+
+
+def _counted_limits(flat: Array, low: float, high: float) -> tuple[float, float]:
+    """Returns the same as ``np.percentile``, from how often each value occurs: ten times faster."""
+    from glomflow.imaging.pixel_kernels import count_values, read_only
+
+    counts = np.zeros(np.iinfo(flat.dtype).max + 1, np.int64)
+    count_values(read_only(flat), counts)
+    up_to = counts.cumsum()
+    limits = []
+    for share in (low, high):
+        place = share / 100.0 * (flat.size - 1)
+        rank = int(place)
+        lower = int(np.searchsorted(up_to, rank, side="right"))
+        upper = int(np.searchsorted(up_to, min(rank + 1, flat.size - 1), side="right"))
+        limits.append(lower + (upper - lower) * (place - rank))
+    return limits[0], limits[1]
 
 
 def stretch(array: Array, low: float, high: float) -> npt.NDArray[np.uint8]:
@@ -60,8 +104,9 @@ def stretch(array: Array, low: float, high: float) -> npt.NDArray[np.uint8]:
     working = np.float64 if array.dtype.itemsize > 2 else np.float32
     shown: Array = array.astype(working)
     scaled: Array = np.subtract(shown, low) * (255.0 / (high - low))
-    scaled = np.clip(np.rint(np.nan_to_num(scaled, nan=0.0, posinf=0.0, neginf=0.0)), 0, 255)
-    return scaled.astype(np.uint8)
+    if array.dtype.kind == "f":
+        np.nan_to_num(scaled, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    return np.clip(np.rint(scaled, out=scaled), 0, 255, out=scaled).astype(np.uint8)
 
 
 def as_gray(array: Array) -> Array:
@@ -126,14 +171,16 @@ def as_rgb_uint8(array: Array, channels: Sequence[str] | None = None) -> npt.NDA
 
 
 def _composite(array: Array) -> npt.NDArray[np.uint8]:
-    height, width, count = array.shape
+    count = array.shape[2]
     limits = [robust_limits(array[:, :, index]) for index in range(count)]
     brightest = max(high for _, high in limits)
-    total = np.zeros((height, width, 3), np.float32)
+    colours = np.array([COLOURS[index % len(COLOURS)] for index in range(count)], np.float32)
+    shown = np.zeros(array.shape, np.float32)
     for index, (low, high) in enumerate(limits):
         if high > low:
-            shown = stretch(array[:, :, index], low, max(brightest, high))
-            total += shown[:, :, None] * np.array(COLOURS[index % len(COLOURS)], np.float32)
-    peak = float(np.percentile(total, 99.5))
-    picture: npt.NDArray[np.uint8] = np.clip(total * (255.0 / max(peak, 255.0)), 0, 255).astype(np.uint8)
-    return picture
+            shown[:, :, index] = stretch(array[:, :, index], low, max(brightest, high))
+    total = (shown.reshape(-1, count) @ colours).reshape(-1)
+    peak = float(np.percentile(total[:: (total.size // _PEAK_SAMPLES) | 1], 99.5))
+    np.multiply(total, 255.0 / max(peak, 255.0), out=total)
+    picture: npt.NDArray[np.uint8] = np.clip(total, 0, 255, out=total).astype(np.uint8)
+    return picture.reshape(*array.shape[:2], 3)

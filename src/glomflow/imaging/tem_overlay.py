@@ -348,11 +348,23 @@ def _glyphs(gray: Array, tone: _Tone, image: tuple[int, ...], level: float) -> l
             slice(box.left - around.left, box.right - around.left),
         )
         shape[inside] = labels[rows, columns] == number
-        inner = ndimage.binary_dilation(shape, iterations=1)
-        ring = ndimage.binary_dilation(inner, iterations=1) & ~inner
-        if shape.sum() >= 0.12 * height * width and tone.of(gray[window][ring]).mean() < level - 0.3:
+        if np.count_nonzero(shape) < 0.12 * height * width:
+            continue
+        inner = _dilated(shape)
+        ring = _dilated(inner) & ~inner
+        if tone.of(gray[window][ring]).mean() < level - 0.3:
             found.append(box)
     return found
+
+
+def _dilated(shape: Mask) -> Mask:
+    """Adds the four neighbours of each pixel; on small masks much faster than scipy does it."""
+    grown = shape.copy()
+    grown[1:] |= shape[:-1]
+    grown[:-1] |= shape[1:]
+    grown[:, 1:] |= shape[:, :-1]
+    grown[:, :-1] |= shape[:, 1:]
+    return grown
 
 
 def _lines(glyphs: list[Box]) -> list[list[Box]]:

@@ -14,6 +14,7 @@ from glomflow.imaging.quality.flags import Finding, judge
 from glomflow.imaging.quality.focus import focus, focus_of_unit, noise_sd, unit_gray
 from glomflow.imaging.quality.tissue import is_blank, saturated_fraction, tissue, tissue_fraction
 from glomflow.imaging.quality.views import Views, resized
+from glomflow.imaging.readers.base import area_average
 
 __all__ = [
     "Finding",
@@ -31,6 +32,8 @@ FOCUS_PIXELS = 600_000
 """OM and IM: with more pixels than this at the scale of the focus, regions are judged."""
 TEM_PIXELS = 4_000_000
 """TEM: the same."""
+OVERLAY_PIXELS = 700_000
+"""TEM: scale bar and text are looked for on a picture of at most so many pixels."""
 
 
 @dataclass(frozen=True)
@@ -167,9 +170,28 @@ def _tem(pictures: list[Array], scale: float, share: float, saturated: float) ->
 
 def _without_overlay(gray: Array) -> Array:
     """Returns the largest part of a micrograph without a scale bar or text; all if none is free."""
-    from glomflow.imaging.tem_overlay import free_box, overlay_boxes
+    from glomflow.imaging.tem_overlay import Box, free_box, overlay_boxes
 
-    free = free_box(overlay_boxes(gray), (gray.shape[0], gray.shape[1]))
+    height, width = gray.shape
+    shrink = math.ceil(math.sqrt(gray.size / OVERLAY_PIXELS))
+    small = area_average(gray[:, :, None], width // shrink, height // shrink)[:, :, 0]
+    # A reduced pixel may hide part of an edge, hence the margin of one.
+    boxes = (
+        overlay_boxes(small)
+        if shrink == 1
+        else [Box(box.left - 1, box.top - 1, box.right + 1, box.bottom + 1) for box in overlay_boxes(small)]
+    )
+    across, down = width / small.shape[1], height / small.shape[0]
+    blocks = [
+        Box(
+            max(0, math.floor(box.left * across)),
+            max(0, math.floor(box.top * down)),
+            min(width, math.ceil(box.right * across)),
+            min(height, math.ceil(box.bottom * down)),
+        )
+        for box in boxes
+    ]
+    free = free_box(blocks, (height, width))
     if min(free.width, free.height) < min(gray.shape) // 2:
         return gray
     return gray[free.top : free.bottom, free.left : free.right]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glomflow.imaging.pixels import as_gray, robust_limits
+from glomflow.imaging.pixels import as_gray, percentiles, robust_limits
 
 Array = npt.NDArray[Any]
 
@@ -93,7 +93,7 @@ def noise_sd(plane: npt.NDArray[np.float32]) -> float:
     stride = stride_of(places)
     responses = np.empty(-(-places // stride), np.float32)
     noise_responses(read_only(plane), stride, responses)
-    return float(np.median(responses)) / _NORMAL_MEDIAN / 6.0
+    return percentiles(responses, (50.0,))[0] / _NORMAL_MEDIAN / 6.0
 
 
 def stride_of(size: int) -> int:

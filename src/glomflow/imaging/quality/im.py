@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from glomflow.imaging.pixels import Array
+from glomflow.imaging.pixels import Array, percentiles, robust_limits
 from glomflow.imaging.quality.focus import noise_sd, stride_of, thinned
 from glomflow.imaging.quality.views import shrunk_plane
 
@@ -30,6 +30,7 @@ BLEACH_LARGEST = 0.6
 """Largest share of the image that a bleached patch covers."""
 _MOST_STEP = 0.7
 """Steps are cut here, so that no single bright structure makes up a side."""
+_BAND = 32
 _SIDE = 2
 """Cells that are averaged on either side of a border."""
 
@@ -64,16 +65,23 @@ def overexposed_fraction(picture: Array) -> float:
         return float("nan")
     from glomflow.imaging.pixel_kernels import count_from, read_only
 
+    least = TOP_SHARE * top
     clipped = np.zeros(picture.shape[2], np.int64)
-    count_from(read_only(picture).reshape(-1, picture.shape[2]), TOP_SHARE * top, clipped)
-    return float(clipped.max(initial=0)) / (picture.shape[0] * picture.shape[1])
+    for row in range(0, picture.shape[0], _BAND):  # bands, whose copies stay in the processor's cache
+        band = read_only(picture[row : row + _BAND])
+        if band.max() >= least:
+            count_from(band.reshape(-1, picture.shape[2]), least, clipped)
+    share: float = int(clipped.max(initial=0)) / (picture.shape[0] * picture.shape[1])
+    return share
 
 
 def strongest_channel(picture: Array) -> Plane:
     """Returns the channel (h, w) with the widest range between its 0.5th and 99.5th percentile."""
     samples = picture.reshape(-1, picture.shape[2])
-    low, high = np.percentile(_clean(samples[:: (len(samples) // 60_000) | 1]), (0.5, 99.5), axis=0)
-    return _clean(np.ascontiguousarray(picture[:, :, int(np.argmax(high - low))]))
+    samples = samples[:: (len(samples) // 60_000) | 1]
+    limits = [robust_limits(samples[:, index]) for index in range(picture.shape[2])]
+    widest = int(np.argmax([high - low for low, high in limits]))
+    return _clean(np.ascontiguousarray(picture[:, :, widest]))
 
 
 def _clean(samples: Array) -> Plane:
@@ -96,9 +104,9 @@ def signal_to_noise(plane: Plane, *, whole_numbers: bool) -> float:
 
     smooth = np.empty(-(-plane.size // stride_of(plane.size)), np.float32)
     smoothed_samples(read_only(plane), stride_of(plane.size), smooth)
-    low, high = np.percentile(smooth, (25.0, 99.5))
+    low, high = percentiles(smooth, (25.0, 99.5))
     noise = max(noise_sd(plane), QUANTISATION if whole_numbers else 1e-12)
-    return float(high - low) / noise
+    return (high - low) / noise
 
 
 def bleached_fraction(plane: Plane) -> float:
@@ -131,7 +139,7 @@ def _log_cells(plane: Plane) -> npt.NDArray[np.float64] | None:
     height, width = plane.shape
     shrink = max(1.0, max(height, width) / BLEACH_CELLS)
     small = shrunk_plane(plane, max(1, round(width / shrink)), max(1, round(height / shrink)))
-    signal = small.astype(np.float64) - float(np.percentile(thinned(plane), 1.0))
+    signal = small.astype(np.float64) - percentiles(thinned(plane), (1.0,))[0]
     middle = float(np.median(signal))
     if min(small.shape) < 8 or middle <= 0:
         return None

@@ -36,7 +36,8 @@ def laplacian_variance(plane: Array) -> float:
             total += line[at]
             squares += line[at] * line[at]
     mean = total / (rows * columns)
-    return max(0.0, squares / (rows * columns) - mean * mean)
+    variance: float = max(0.0, squares / (rows * columns) - mean * mean)
+    return variance
 
 
 @compiled

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from glomflow.imaging.quality.focus import in_windows, thinned
+from glomflow.imaging.pixels import percentiles
+from glomflow.imaging.quality.focus import in_windows, noise_sd, thinned
 
 Plane = npt.NDArray[np.float32]
 
@@ -36,7 +37,7 @@ BLANK_LEVEL = 0.7
 BLANK_WINDOW = 9
 
 
-def drift(unit: Plane, noise: float) -> float:
+def drift(unit: Plane, noise: float | None = None) -> float:
     """Returns how strongly one direction is smeared all over a micrograph, 0 (not) to 1.
 
     In every block the energy of the gradient along a direction is compared with that across it, less
@@ -46,7 +47,7 @@ def drift(unit: Plane, noise: float) -> float:
 
     Args:
         unit: (h, w) on a scale of 0 to 1, see :func:`glomflow.imaging.quality.focus.unit_gray`.
-        noise: Standard deviation of its noise.
+        noise: What :func:`glomflow.imaging.quality.focus.noise_sd` tells of it, if that is known.
 
     Returns:
         The index; NaN with fewer than :data:`LEAST_BLOCKS` blocks of structure.
@@ -58,9 +59,10 @@ def drift(unit: Plane, noise: float) -> float:
     rows, columns = unit.shape[0] // max(edge, 1), unit.shape[1] // max(edge, 1)
     if edge < 16 or rows * columns < LEAST_BLOCKS:
         return math.nan
-    energy = np.zeros((rows, columns, 3))
+    # Pixels on the picture's edge have no gradient, and blocks that lack some are left out.
+    energy = np.zeros(((unit.shape[0] - 2) // edge, (unit.shape[1] - 2) // edge, 3))
     gradient_energy(read_only(unit), edge, energy)
-    variance = 0.5 * noise**2
+    variance = 0.5 * (noise_sd(unit) if noise is None else noise) ** 2
     xx, yy, xy = energy.reshape(-1, 3).T / edge**2
     xx, yy = np.maximum(xx - variance, 0.0), np.maximum(yy - variance, 0.0)
     total = xx + yy
@@ -96,8 +98,8 @@ def contaminated_fraction(unit: Plane, gray: npt.NDArray[Any]) -> float:
     from glomflow.imaging.pixel_kernels import read_only
     from glomflow.imaging.quality.kernels import surroundings
 
-    dark = unit < DIRT_LEVEL * float(np.percentile(thinned(unit), 95.0))
-    dark &= gray < DIRT_TRANSMISSION * float(np.percentile(thinned(gray), 95.0))
+    dark = unit < DIRT_LEVEL * percentiles(thinned(unit), (95.0,))[0]
+    dark &= gray < DIRT_TRANSMISSION * percentiles(thinned(gray), (95.0,))[0]
     if not dark.any():
         return 0.0
     labels, count = ndimage.label(dark)
@@ -109,12 +111,12 @@ def contaminated_fraction(unit: Plane, gray: npt.NDArray[Any]) -> float:
     return float(sizes[dirt].sum()) / unit.size
 
 
-def blank_fraction(unit: Plane, noise: float) -> float:
+def blank_fraction(unit: Plane, noise: float | None = None) -> float:
     """Returns the share of a micrograph that is bright and without structure: resin, holes, lumens.
 
     Args:
         unit: (h, w) on a scale of 0 to 1.
-        noise: Standard deviation of its noise.
+        noise: What :func:`glomflow.imaging.quality.focus.noise_sd` tells of it, if that is known.
 
     Returns:
         The share, 0 to 1.
@@ -122,5 +124,5 @@ def blank_fraction(unit: Plane, noise: float) -> float:
     if min(unit.shape) < BLANK_WINDOW:
         return 0.0
     mean, variance = in_windows(unit, BLANK_WINDOW)
-    flat = variance < BLANK_SD**2 + noise**2
-    return float((flat & (mean > BLANK_LEVEL * float(np.percentile(thinned(unit), 95.0)))).mean())
+    flat = variance < BLANK_SD**2 + (noise_sd(unit) if noise is None else noise) ** 2
+    return float((flat & (mean > BLANK_LEVEL * percentiles(thinned(unit), (95.0,))[0])).mean())

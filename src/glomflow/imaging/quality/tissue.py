@@ -16,6 +16,7 @@ SIGNAL_SHARE = 0.02
 FLAT_SD = 0.02
 """TEM: standard deviation, on the 0 to 1 scale of the image, below which surroundings are blank."""
 FLAT_WINDOW = 7
+_BAND = 32
 
 Mask = npt.NDArray[np.bool_]
 
@@ -23,7 +24,9 @@ Mask = npt.NDArray[np.bool_]
 def is_blank(picture: Array) -> bool:
     """Returns whether every channel of a picture (h, w, C) has one value throughout."""
     first = picture[:1, :1]
-    if not np.array_equal(picture[:1], np.broadcast_to(first, picture[:1].shape), equal_nan=picture.dtype.kind == "f"):
+    if not np.array_equal(
+        picture[:1], np.broadcast_to(first, picture[:1].shape), equal_nan=picture.dtype.kind == "f"
+    ):
         return False
     same = picture == first
     if picture.dtype.kind == "f":
@@ -77,7 +80,12 @@ def saturated_fraction(picture: Array) -> float:
 
     limits = np.iinfo(picture.dtype)
     low, high = picture.dtype.type(limits.min), picture.dtype.type(limits.max)
-    return float(count_ends(read_only(picture).reshape(-1), low, high)) / picture.size
+    # By bands, whose copies stay in the processor's cache.
+    ends = sum(
+        int(count_ends(read_only(picture[row : row + _BAND]).reshape(-1), low, high))
+        for row in range(0, picture.shape[0], _BAND)
+    )
+    return ends / picture.size
 
 
 def _range(picture: Array) -> float:
@@ -88,18 +96,33 @@ def _range(picture: Array) -> float:
 
 def _signal(picture: Array) -> Mask:
     floor = SIGNAL_SHARE * _range(picture)
-    brightest = np.nan_to_num(picture.max(axis=2).astype(np.float32))
-    # Compressed, so that a few bright deposits do not push dim tissue into the background.
-    compressed = np.log1p(np.maximum(brightest, 0.0) / floor)
-    if compressed.max() <= compressed.min():
-        return np.zeros(compressed.shape, dtype=bool)
-    shining: Mask = compressed > max(_otsu(compressed), np.log(2.0))
+    brightest = picture[:, :, 0]
+    for index in range(1, picture.shape[2]):
+        brightest = np.maximum(brightest, picture[:, :, index])
+    if brightest.dtype.itemsize > 2 or brightest.dtype.kind != "u":
+        return _shining(brightest, np.ones(brightest.size), floor)
+    # Few different values: each is judged once.
+    counts = np.bincount(brightest.reshape(-1))
+    levels = np.flatnonzero(counts)
+    table = np.zeros(len(counts), dtype=bool)
+    table[levels] = _shining(levels, counts[levels], floor)
+    shining: Mask = table[brightest]
     return shining
 
 
-def _otsu(values: npt.NDArray[np.float32]) -> float:
+def _shining(values: Array, counts: Array, floor: float) -> Mask:
+    """Returns which values, each as often as it counts, lie above the background."""
+    # Compressed, so that a few bright deposits do not push dim tissue into the background.
+    compressed = np.log1p(np.maximum(np.nan_to_num(values.astype(np.float32)), 0.0) / np.float32(floor))
+    if compressed.max() <= compressed.min():
+        return np.zeros(compressed.shape, dtype=bool)
+    shining: Mask = compressed > max(_otsu(compressed.reshape(-1), counts), np.log(2.0))
+    return shining
+
+
+def _otsu(values: npt.NDArray[np.float32], weights: Array) -> float:
     """Returns the threshold that parts a histogram of 256 bins best into two classes (Otsu 1979)."""
-    counts, edges = np.histogram(values, bins=256)
+    counts, edges = np.histogram(values, bins=256, weights=weights)
     centres = (edges[:-1] + edges[1:]) / 2
     below, total = np.cumsum(counts), np.cumsum(counts * centres)
     above = below[-1] - below

@@ -26,4 +26,6 @@ def over_white(samples: Array, alpha: Array, *, associated: bool = False) -> Arr
     if samples.dtype.kind in "ui":
         # The highest number of 64 bits lies between two floats; the upper one would overflow.
         mixed = np.clip(np.rint(mixed), 0, np.nextafter(float(top), 0.0) if alpha.itemsize == 8 else top)
-    return mixed.astype(samples.dtype)
+    # Beyond half precision's range they become infinite, which readers refuse.
+    with np.errstate(over="ignore"):
+        return mixed.astype(samples.dtype)

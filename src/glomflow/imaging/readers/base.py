@@ -316,7 +316,9 @@ _COMPILED_TYPES = frozenset(map(np.dtype, (np.uint8, np.uint16, np.float32)))
 """Sample types that loops are compiled for; others are worked on as float64."""
 
 
-def _mix(samples: Array, rows: tuple[Array, Array], columns: tuple[Array, Array], fill: float, result: Array) -> None:
+def _mix(
+    samples: Array, rows: tuple[Array, Array], columns: tuple[Array, Array], fill: float, result: Array
+) -> None:
     """Fills ``result`` (H, W, C) with weighted means of samples (h, w, C); see :meth:`_Axis.taps`."""
     from glomflow.imaging.pixel_kernels import mix, read_only
 
