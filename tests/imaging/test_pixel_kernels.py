@@ -6,7 +6,7 @@ from PIL import Image
 from scipy import ndimage
 
 from glomflow.imaging.pixels import percentiles, robust_limits
-from glomflow.imaging.quality.focus import focus_of_unit, in_windows, noise_sd
+from glomflow.imaging.quality.focus import focus, focus_of_unit, in_windows, noise_sd, unit_gray
 from glomflow.imaging.quality.im import bleached_fraction, overexposed_fraction, strongest_channel
 from glomflow.imaging.readers import open_image
 from glomflow.imaging.readers.base import area_average
@@ -48,9 +48,17 @@ def test_area_average_is_the_mean_of_whole_blocks(dtype, channels):
     assert np.abs(small - mean).max() <= (0.5 if np.issubdtype(dtype, np.integer) else 1e-4)
 
 
-def test_area_average_weights_parts_of_pixels():
-    picture = np.array([[[0], [30], [90]]], np.uint8)
-    assert area_average(picture, 2, 1)[0, :, 0].tolist() == [10, 70]
+def test_area_average_gives_a_pixel_to_one_box():
+    picture = np.array([[[0], [30], [90], [60], [20]]], np.uint8)
+    assert area_average(picture, 2, 1)[0, :, 0].tolist() == [40, 40]
+    assert area_average(picture, 5, 1) is picture
+
+
+@pytest.mark.parametrize("shrink", [1.6, 2.5, 3.3])
+def test_reduced_noise_is_still_no_focus(shrink):
+    noise = np.clip(RANDOM.normal(120, 20, (600, 640, 1)), 0, 255).astype(np.uint8)
+    small = area_average(noise, round(640 / shrink), round(600 / shrink))
+    assert focus(small) < 0.05 * ndimage.laplace(unit_gray(small)).var()
 
 
 def test_window_statistics_are_those_of_scipy():
