@@ -70,7 +70,7 @@ def test_results_do_not_depend_on_the_number_of_threads(method, monkeypatch):
     assert not np.array_equal(results[0], picture)
 
 
-@pytest.mark.parametrize(("parts", "workers"), [(0, 1), (31, 1), (32, 2), (50, 3), (1000, 4)])
+@pytest.mark.parametrize(("parts", "workers"), [(0, 1), (15, 1), (16, 2), (25, 3), (1000, 4)])
 def test_small_images_are_left_to_one_thread(parts, workers):
     done = np.zeros(parts, int)
     names = set()

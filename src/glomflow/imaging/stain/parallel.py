@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
-LEAST_PARTS = 16
+LEAST_PARTS = 8
 """Parts that a thread must have to itself: waking it costs as much as about two, or more."""
 
 
