@@ -22,10 +22,10 @@ def over_white(samples: Array, alpha: Array, *, associated: bool = False) -> Arr
     if (alpha == top).all():
         return samples
     share = alpha.astype(np.float64)[:, :, None] / top
-    mixed = samples * (1.0 if associated else share) + (1.0 - share) * top
-    if samples.dtype.kind in "ui":
-        # The highest number of 64 bits lies between two floats; the upper one would overflow.
-        mixed = np.clip(np.rint(mixed), 0, np.nextafter(float(top), 0.0) if alpha.itemsize == 8 else top)
-    # Beyond half precision's range they become infinite, which readers refuse.
-    with np.errstate(over="ignore"):
+    # Absurd floating-point samples become infinite or NaN, which readers refuse.
+    with np.errstate(over="ignore", invalid="ignore"):
+        mixed = samples * (1.0 if associated else share) + (1.0 - share) * top
+        if samples.dtype.kind in "ui":
+            # The highest number of 64 bits lies between two floats; the upper one would overflow.
+            mixed = np.clip(np.rint(mixed), 0, np.nextafter(float(top), 0.0) if alpha.itemsize == 8 else top)
         return mixed.astype(samples.dtype)
