@@ -1,6 +1,6 @@
 """Whatever a file holds, a reader gives finite samples of the right shape, or says why not.
 
-2,000 generated files per reader: odd shapes and types, NaN, cut short, bits flipped, headers that claim too much.
+2,000 generated files per reader: odd shapes and types, NaN, cut short, bits flipped, headers that lie.
 """
 
 import shutil
