@@ -359,6 +359,8 @@ def main() -> None:
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     )
+    if arguments.folder is not None:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="glomflow-", dir=arguments.folder))
     try:
         good = memory(folder, edge)
