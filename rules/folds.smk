@@ -21,7 +21,9 @@ rule folds:
         runtime=10,
         gpu=0,
     params:
-        settings=dump(CONFIG.folds),
+        settings=CONFIG.folds.model_dump(
+            mode="json", exclude={"repeats", "sites"}
+        ),
         seed=CONFIG.run.seed,
         code=code("folds.py"),
     script:

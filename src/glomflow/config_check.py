@@ -91,7 +91,7 @@ def annotation_at(parts: Sequence[str | int]) -> Any:
     for part in parts:
         annotation = _unwrap(annotation)[0]
         arguments = get_args(annotation)
-        if _is_section(annotation):
+        if is_section(annotation):
             field = annotation.model_fields.get(part)
             if field is None:
                 return None
@@ -108,7 +108,7 @@ def annotation_at(parts: Sequence[str | int]) -> Any:
 def field_at(parts: Sequence[str | int]) -> FieldInfo | None:
     """Returns the declaration of the key that a path leads to, or None for a named section."""
     parent = _unwrap(annotation_at(parts[:-1]))[0] if parts else None
-    if parent is None or not _is_section(parent):
+    if parent is None or not is_section(parent):
         return None
     fields: dict[str, FieldInfo] = parent.model_fields
     return fields.get(str(parts[-1]))
@@ -128,8 +128,9 @@ def readable_type(annotation: Any, metadata: Sequence[Any] = (), *, plural: bool
     elif origin is tuple:
         text = f"list of {len(arguments)} {readable_type(arguments[0], plural=True)}"
     elif origin is dict:
-        text = "names, each with its own section"
-    elif _is_section(annotation):
+        each = "its own section" if is_section(arguments[1]) else readable_type(arguments[1])
+        text = f"names, each with {each}"
+    elif is_section(annotation):
         text = "section"
     else:
         text = _WORDS[annotation][plural]
@@ -147,7 +148,7 @@ def default_words(field: FieldInfo) -> str:
     if isinstance(default, BaseModel):
         return ""
     if isinstance(default, dict):
-        return "; default: " + ", ".join(f"`{name}`" for name in default)
+        return "; default: " + (", ".join(f"`{name}`" for name in default) or "none")
     return "; default: empty" if default is None else f"; default: `{_flow(default)}`"
 
 
@@ -160,12 +161,13 @@ def sections(
         annotation = _unwrap(field.annotation)[0]
         inner = (*path, name)
         if get_origin(annotation) is dict:
-            annotation, inner = get_args(annotation)[1], (*inner, NAME)
-        if _is_section(annotation):
+            annotation, inner = _unwrap(get_args(annotation)[1])[0], (*inner, NAME)
+        if is_section(annotation):
             yield from sections(annotation, inner)
 
 
-def _is_section(annotation: Any) -> bool:
+def is_section(annotation: Any) -> bool:
+    """Tells whether a type is a section of the configuration."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
@@ -202,7 +204,7 @@ def _limits(metadata: Sequence[Any]) -> str:
 
 def _keys_at(parts: Sequence[str | int]) -> list[str]:
     annotation = _unwrap(annotation_at(parts))[0]
-    return list(annotation.model_fields) if _is_section(annotation) else []
+    return list(annotation.model_fields) if is_section(annotation) else []
 
 
 def _dotted(parts: Sequence[str | int]) -> str:
@@ -240,7 +242,9 @@ def _advice(problem: Any, raw: dict[str, Any]) -> str:
     kind: str = problem["type"]
     value = problem["input"]
     if kind == "value_error":
-        return str(problem["ctx"]["error"])
+        text = str(problem["ctx"]["error"])
+        # Sections that stand in several places name their keys only; the path says which is meant.
+        return text if not parts or text.startswith(f"{parts[0]}.") else f"{_dotted(parts)}.{text}"
     if kind in ("extra_forbidden", "invalid_key"):
         return _unknown_key(parts, value)
     if parts and parts[-1] == "[key]":
@@ -261,7 +265,7 @@ def _wrong_content(parts: Sequence[str | int], kind: str, value: Any, raw: dict[
             return f"'{_dotted(parts)}' is missing; add it"
         parts = parts[:-1]
     annotation = _unwrap(annotation_at(parts))[0]
-    if _is_section(annotation):
+    if is_section(annotation):
         return (
             f"section '{_dotted(parts)}' holds {_shown(value)}; give it keys ({', '.join(_keys_at(parts))}), "
             "indented below it, or delete the line"

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from glomflow.config import Config
-from glomflow.config_check import NAME, default_words, readable_type, sections
+from glomflow.config_check import NAME, default_words, is_section, readable_type, sections
 from glomflow.files import write_text
 
 MARKDOWN = "docs/config.md"
@@ -63,7 +63,7 @@ def _type_cell(path: tuple[str, ...], field: FieldInfo) -> str:
     if isinstance(field.default, BaseModel):
         return f"section [{'.'.join(path)}]({_anchor(path)})"
     text = readable_type(field.annotation, field.metadata) + default_words(field)
-    if get_origin(field.annotation) is dict and issubclass(get_args(field.annotation)[1], BaseModel):
+    if get_origin(field.annotation) is dict and is_section(get_args(field.annotation)[1]):
         text += f"; see [{'.'.join((*path, NAME))}]({_anchor((*path, NAME))})"
     return _cell(text)
 

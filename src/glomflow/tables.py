@@ -228,11 +228,13 @@ INSTANCES: Schema = {
     "model": Column("string", "name of the model"),
     "fold": Column("int64", "outer fold"),
     "seed": Column("int64", "training seed"),
-    "crop": Column("string", "TEM crop identifier"),
+    "modality": Column("string", "OM, IM or TEM"),
+    "crop": Column("string", "crop identifier"),
     "rank": Column("int64", "place in the bag, from 0, by information"),
     "weight": Column("float64", "weight of the instance in the bag's sum; 0 if filtered out"),
     "kept": Column("bool", "whether the instance passed the filter"),
 }
+"""One row per test patient, model, seed and instance of a modality that the model pools."""
 
 FEW_SHOT: Schema = {
     "method": Column("string", "linear_probe or colour_texture"),

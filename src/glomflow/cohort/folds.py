@@ -24,7 +24,7 @@ def make_folds(
     n_splits: int,
     validation_fraction: float,
     stratify_by_site: bool,
-    parity: bool,
+    protocol: str,
     seed: int,
 ) -> pd.DataFrame:
     """Assigns every patient to test, validation or train in every outer fold.
@@ -36,11 +36,11 @@ def make_folds(
     and sites; a label with at least two patients outside the test fold has one in each of both.
 
     Args:
-        patients: PATIENTS, one row each; with labels unless ``parity``.
+        patients: PATIENTS, one row each; with labels unless ``protocol`` is published.
         n_splits: Outer folds; every patient is a test patient in one of them.
         validation_fraction: Share of the patients outside the test fold, 0 to 1.
         stratify_by_site: Whether sites are spread, too.
-        parity: The published split instead: unstratified, shuffled k-fold over patients in sheet order
+        protocol: ``nested``, or ``published``: unstratified, shuffled k-fold over patients in sheet order
             with seed 10, and no validation patients.
         seed: Seed of the assignment.
 
@@ -54,7 +54,7 @@ def make_folds(
     again = patients.loc[patients["patient"].duplicated(), "patient"]
     if len(again):
         raise GlomflowError(f"folds: patient '{again.iloc[0]}' is listed twice; keep one row")
-    if parity:
+    if protocol == "published":
         return _published_folds(patients, n_splits)
     strata = _strata(patients, n_splits, stratify_by_site)
     test_fold = _deal(strata, n_splits, seed)

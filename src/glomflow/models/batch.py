@@ -50,23 +50,22 @@ class Pooled:
     Attributes:
         tokens: Per modality, (B, N, C) float with N = h * w; zeros where the modality is missing.
         present: Per modality, (B,) bool, True where the patient has it.
-        weights: (B, n) weight of every TEM instance, 0 for padding and filtered instances; None for
-            a model without TEM.
-        kept: (B, n) bool, True where a TEM instance passed the filter; None for a model without TEM.
+        weights: Per modality, (B, n) weight of every instance, 0 for padding and for instances left out.
+        kept: Per modality, (B, n) bool, True where an instance entered the map.
     """
 
     tokens: dict[str, Tensor]
     present: dict[str, Tensor]
-    weights: Tensor | None
-    kept: Tensor | None
+    weights: dict[str, Tensor]
+    kept: dict[str, Tensor]
 
     def select(self, rows: Tensor) -> Pooled:
         """Returns the patients at ``rows`` (int64 indices)."""
         return Pooled(
-            {name: tokens.index_select(0, rows) for name, tokens in self.tokens.items()},
-            {name: present.index_select(0, rows) for name, present in self.present.items()},
-            None if self.weights is None else self.weights.index_select(0, rows),
-            None if self.kept is None else self.kept.index_select(0, rows),
+            _chosen(self.tokens, rows),
+            _chosen(self.present, rows),
+            _chosen(self.weights, rows),
+            _chosen(self.kept, rows),
         )
 
 
@@ -112,23 +111,30 @@ def concatenate(parts: list[Pooled]) -> Pooled:
     Returns:
         All patients in order.
     """
-    first = parts[0]
     return Pooled(
         _joined([part.tokens for part in parts]),
         _joined([part.present for part in parts]),
-        None if first.weights is None else _joined_bags([part.weights for part in parts]),
-        None if first.kept is None else _joined_bags([part.kept for part in parts]),
+        _joined_bags([part.weights for part in parts]),
+        _joined_bags([part.kept for part in parts]),
     )
 
 
-def _joined(parts: list[Mapping[str, Tensor]] | list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _joined_bags(parts: list[Tensor | None]) -> Tensor:
-    bags = [part for part in parts if part is not None]
-    longest = max(bag.shape[1] for bag in bags)
-    return torch.cat([torch.nn.functional.pad(bag, (0, longest - bag.shape[1])) for bag in bags])
+def _joined_bags(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    joined = {}
+    for name in parts[0]:
+        longest = max(part[name].shape[1] for part in parts)
+        joined[name] = torch.cat(
+            [torch.nn.functional.pad(part[name], (0, longest - part[name].shape[1])) for part in parts]
+        )
+    return joined
+
+
+def _chosen(parts: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    return {name: part.index_select(0, rows) for name, part in parts.items()}
 
 
 def _as(mask: Tensor, bags: Tensor) -> Tensor:

@@ -141,28 +141,34 @@ def build_encoder(settings: config.Encoder, *, offline: bool = True) -> Encoder:
 
 
 class EncoderBank(nn.Module):
-    """The encoders of several modalities: one each, or one for all.
+    """The encoders of several modalities: one each, or one for those that share it.
 
     Args:
-        settings: The encoder's section of the configuration.
-        modalities: Modalities to encode.
+        encoders: Per modality, the encoder's section of the configuration. Modalities with equal sections
+            that are ``shared`` get one encoder.
         offline: Never reach for the internet.
 
     Raises:
         GlomflowError: As :func:`build_encoder`.
     """
 
-    def __init__(self, settings: config.Encoder, modalities: Sequence[str], *, offline: bool = True) -> None:
+    def __init__(self, encoders: Mapping[str, config.Encoder], *, offline: bool = True) -> None:
         super().__init__()
-        self.settings = settings
-        keys = ["shared"] if settings.shared else list(modalities)
-        self.encoders = nn.ModuleDict({key: build_encoder(settings, offline=offline) for key in keys})
-        self._grids: dict[int, tuple[int, int]] = {}
+        self.settings = dict(encoders)
+        self._keys = {name: _bank_key(name, self.settings) for name in self.settings}
+        self.encoders = nn.ModuleDict(
+            {
+                key: build_encoder(self.settings[name], offline=offline)
+                for name, key in self._keys.items()
+                if key not in list(self._keys.values())[: list(self._keys).index(name)]
+            }
+        )
+        self._grids: dict[tuple[str, int], tuple[int, int]] = {}
 
     @property
-    def channels(self) -> int:
-        """C of the feature maps."""
-        return self._encoder(next(iter(self.encoders))).channels
+    def channels(self) -> dict[str, int]:
+        """C of the feature maps, per modality."""
+        return {name: self._encoder(name).channels for name in self.settings}
 
     def forward(self, modality: str, images: Tensor) -> Tensor:
         """Encodes stored crops of one modality.
@@ -174,17 +180,23 @@ class EncoderBank(nn.Module):
         Returns:
             (N, h, w, C) feature maps.
         """
-        encoder = self._encoder("shared" if self.settings.shared else modality)
+        encoder, settings = self._encoder(modality), self.settings[modality]
         if images.shape[0] == 0:
-            size = images.shape[1]
-            if size not in self._grids:
-                self._grids[size] = encoder.grid(size)
-            return torch.zeros(0, *self._grids[size], encoder.channels, device=images.device)
-        maps: Tensor = encoder(preprocess(images, self.settings.mean, self.settings.std))
+            key = self._keys[modality], images.shape[1]
+            if key not in self._grids:
+                self._grids[key] = encoder.grid(images.shape[1])
+            return torch.zeros(0, *self._grids[key], encoder.channels, device=images.device)
+        maps: Tensor = encoder(preprocess(images, settings.mean, settings.std))
         return maps
 
-    def _encoder(self, key: str) -> Encoder:
-        return cast(Encoder, self.encoders[key])
+    def _encoder(self, modality: str) -> Encoder:
+        return cast(Encoder, self.encoders[self._keys[modality]])
+
+
+def _bank_key(modality: str, encoders: Mapping[str, config.Encoder]) -> str:
+    """Returns the modality, or for a shared encoder the first modality that shares it."""
+    own = encoders[modality]
+    return next(name for name, other in encoders.items() if name == modality or (own.shared and other == own))
 
 
 def preprocess(images: Tensor | np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -1,78 +1,77 @@
-"""The weighted loss over branch and fusion heads (CMUS-Net, arXiv 2512.15171)."""
+"""The loss over branch and fusion heads (CMUS-Net, arXiv 2512.15171), for any number of heads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from glomflow import config
+from glomflow.models.outputs import Outputs
 
 
-def head_losses(logits: Mapping[str, Tensor], present: Mapping[str, Tensor], labels: Tensor) -> Tensor:
-    """Computes each patient's cross-entropy at each head.
-
-    Args:
-        logits: Per head, (B, K).
-        present: Per head, (B,) bool; where False the head is not scored.
-        labels: (B,) int64.
-
-    Returns:
-        (heads, B) float32, zeros where a head is not scored; heads in the order of ``logits``.
-    """
-    losses = [
-        functional.cross_entropy(values.float(), labels, reduction="none") for values in logits.values()
-    ]
-    masks = torch.stack([present[name] for name in logits])
-    return torch.where(masks, torch.stack(losses), 0.0)
-
-
-def combine(
-    losses: Tensor, counts: Tensor, heads: list[str], weights: config.Loss, *, summed: bool = False
-) -> Tensor:
-    """Combines per-patient losses into the training loss.
+class Criterion(nn.Module):
+    """A weighted sum of one classification loss per head: L = sum over heads of w_h CE_h.
 
     Args:
-        losses: (heads, B) from :func:`head_losses`.
-        counts: (heads,) patients scored at each head.
-        heads: Names in the order of the rows.
-        weights: Weight of each head.
+        settings: Weights and the form of the terms.
+        heads: Names of the heads, in the order of the outputs' logits.
+        class_weights: (K,) weight of each class, or None for equal ones.
         summed: Sum over patients, as published, instead of the mean over those scored.
-
-    Returns:
-        Scalar: L = sum over heads of weight * cross-entropy.
     """
-    totals = losses.sum(1)
-    if not summed:
-        totals = totals / counts.clamp(min=1).to(totals.dtype)
-    total = totals.new_zeros(())
-    for row, name in enumerate(heads):
-        total = total + float(getattr(weights, name)) * totals[row]
-    return total
 
+    def __init__(
+        self,
+        settings: config.Loss,
+        heads: Sequence[str],
+        class_weights: Tensor | None = None,
+        *,
+        summed: bool = False,
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.heads = tuple(heads)
+        self.summed = summed
+        self.register_buffer("class_weights", class_weights, persistent=False)
 
-def weighted_loss(
-    logits: Mapping[str, Tensor],
-    present: Mapping[str, Tensor],
-    labels: Tensor,
-    weights: config.Loss,
-    *,
-    summed: bool = False,
-) -> Tensor:
-    """Computes L = CE(fusion) + w_OM CE(OM) + w_IM CE(IM) + w_TEM CE(TEM).
+    def forward(self, outputs: Outputs, labels: Tensor) -> Tensor:
+        """Returns the training loss, a scalar.
 
-    Args:
-        logits: Per head, (B, K).
-        present: Per head, (B,) bool.
-        labels: (B,) int64.
-        weights: Weight of each head.
-        summed: Sum over patients, as published, instead of the mean over those scored.
+        Args:
+            outputs: Logits per head, (B, K), and which heads have something to look at.
+            labels: (B,) int64.
+        """
+        return self.combine(self.per_patient(outputs, labels), self.counts(outputs))
 
-    Returns:
-        Scalar.
-    """
-    losses = head_losses(logits, present, labels)
-    counts = torch.stack([present[name] for name in logits]).sum(1)
-    return combine(losses, counts, list(logits), weights, summed=summed)
+    def per_patient(self, outputs: Outputs, labels: Tensor) -> Tensor:
+        """Returns each patient's loss at each head, (heads, B) float32; zeros where it is not scored."""
+        losses = [
+            functional.cross_entropy(outputs.logits[head].float(), labels, reduction="none")
+            for head in self.heads
+        ]
+        return torch.where(self.masks(outputs), torch.stack(losses), 0.0)
+
+    def masks(self, outputs: Outputs) -> Tensor:
+        """Returns (heads, B) bool, True where a head is scored."""
+        return torch.stack([outputs.present[head] for head in self.heads])
+
+    def counts(self, outputs: Outputs) -> Tensor:
+        """Returns how many patients are scored at each head, (heads,)."""
+        return self.masks(outputs).sum(1)
+
+    def combine(self, losses: Tensor, counts: Tensor) -> Tensor:
+        """Combines per-patient losses into the training loss, a scalar.
+
+        Args:
+            losses: (heads, B) from :meth:`per_patient`.
+            counts: (heads,) patients scored at each head; also of a larger step that these are part of.
+        """
+        totals = losses.sum(1)
+        if not self.summed:
+            totals = totals / counts.clamp(min=1).to(totals.dtype)
+        total = totals.new_zeros(())
+        for row, head in enumerate(self.heads):
+            total = total + self.settings.weight_of(head) * totals[row]
+        return total

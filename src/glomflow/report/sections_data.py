@@ -238,7 +238,7 @@ def folds_section(material: Material) -> Section | None:
     if folds is None or patients is None:
         return None
     settings = material.config.folds
-    if settings.parity:
+    if settings.protocol == "published":
         text = (
             "The published split: shuffled folds, not stratified, and no validation patients, so that "
             "nothing could be selected without the test patients."

@@ -163,7 +163,7 @@ def _diagnosis_limits(material: Material) -> list[tuple[str, str]]:
                 "known defects included.",
             )
         )
-    if material.config.folds.parity:
+    if material.config.folds.protocol == "published":
         items.append(
             ("No validation patients", "The published split has none, so that no epoch can be chosen.")
         )

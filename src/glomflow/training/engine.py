@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from glomflow import config
 from glomflow.errors import GlomflowError
-from glomflow.models.cmus_net import Outputs
-from glomflow.models.losses import combine, head_losses
+from glomflow.models.losses import Criterion
+from glomflow.models.outputs import Outputs
 from glomflow.training.checkpoints import Checkpoint, Observer
 from glomflow.training.seeds import derive_seed, seeded_torch, shuffled
 
@@ -47,9 +47,8 @@ class Task:
         patients: Names.
         train: (n,) int64 places of the training patients, on the CPU.
         validation: (m,) int64 places of the validation patients, on the CPU; may be empty.
-        loss: Weight of each head.
+        criterion: The loss.
         training: Optimisation.
-        summed: Sum the loss over patients, as published.
         seed: Base seed.
         device: Where the module is.
     """
@@ -61,9 +60,8 @@ class Task:
     patients: Sequence[str]
     train: Tensor
     validation: Tensor
-    loss: config.Loss
+    criterion: Criterion
     training: config.Training
-    summed: bool
     seed: int
     device: torch.device
 
@@ -165,9 +163,9 @@ def evaluate(task: Task, places: Tensor) -> tuple[float, float]:
             outputs = task.source.outputs(rows, None)
         labels = task.labels[rows.to(task.device)]
         right = (outputs.logits["fusion"].argmax(1) == labels).double()
-        parts.append((head_losses(outputs.logits, outputs.present, labels), _masks(outputs), right))
+        parts.append((task.criterion.per_patient(outputs, labels), task.criterion.counts(outputs), right))
     _check_finite(task, [part[0] for part in parts], steps, "of validation")
-    loss = _mean_loss(task, [part[:2] for part in parts], list(outputs.logits))
+    loss = _mean_loss(task, [part[:2] for part in parts])
     return float(loss), float(torch.cat([part[2] for part in parts]).mean())
 
 
@@ -182,8 +180,8 @@ def _epoch(task: Task, optimiser: torch.optim.Optimizer, scaler: Any, epoch: int
     task.module.train()
     with seeded_torch(task.seed, "dropout", epoch):
         seen = [_step(task, optimiser, scaler, rows, draws) for rows in steps]
-    _check_finite(task, [losses for losses, _, _ in seen], steps, f"of epoch {epoch + 1}")
-    loss = _mean_loss(task, [part[:2] for part in seen], seen[0][2])
+    _check_finite(task, [losses for losses, _ in seen], steps, f"of epoch {epoch + 1}")
+    loss = _mean_loss(task, seen)
     validation_loss, accuracy = evaluate(task, task.validation)
     return {
         "epoch": epoch + 1,
@@ -196,27 +194,23 @@ def _epoch(task: Task, optimiser: torch.optim.Optimizer, scaler: Any, epoch: int
 
 def _step(
     task: Task, optimiser: torch.optim.Optimizer, scaler: Any, rows: Tensor, draws: torch.Generator
-) -> tuple[Tensor, Tensor, list[str]]:
+) -> tuple[Tensor, Tensor]:
     with _autocast(task):
         outputs = task.source.outputs(rows, draws)
-    losses = head_losses(outputs.logits, outputs.present, task.labels[rows.to(task.device)])
-    masks, heads = _masks(outputs), list(outputs.logits)
-    loss = combine(losses, masks.sum(1), heads, task.loss, summed=task.summed)
+    losses = task.criterion.per_patient(outputs, task.labels[rows.to(task.device)])
+    counts = task.criterion.counts(outputs)
+    loss = task.criterion.combine(losses, counts)
     optimiser.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()
     scaler.step(optimiser)
     scaler.update()
-    return losses.detach(), masks, heads
+    return losses.detach(), counts
 
 
-def _masks(outputs: Outputs) -> Tensor:
-    return torch.stack([outputs.present[name] for name in outputs.logits])
-
-
-def _mean_loss(task: Task, parts: list[tuple[Tensor, Tensor]], heads: list[str]) -> Tensor:
+def _mean_loss(task: Task, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Returns the loss over the patients of several steps, as if they were one."""
     losses = torch.cat([losses for losses, _ in parts], dim=1)
-    counts = torch.cat([masks for _, masks in parts], dim=1).sum(1)
-    return combine(losses, counts, heads, task.loss)
+    return task.criterion.combine(losses, torch.stack([counts for _, counts in parts]).sum(0))
 
 
 def _check_finite(task: Task, losses: list[Tensor], steps: Sequence[Tensor], what: str) -> None:

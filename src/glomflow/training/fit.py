@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,11 @@ from glomflow import config
 from glomflow.errors import GlomflowError
 from glomflow.files import atomic_path, write_json
 from glomflow.models.batch import Pooled, concatenate
-from glomflow.models.cmus_net import CmusNet, Outputs, PatientModel
+from glomflow.models.build import build_net
 from glomflow.models.encoders import EncoderBank
+from glomflow.models.losses import Criterion
+from glomflow.models.outputs import Outputs
+from glomflow.models.patient_model import PatientModel
 from glomflow.tables import Column, Schema, write_table
 from glomflow.training.checkpoints import Checkpoint, Observer, training_digest
 from glomflow.training.data import FoldData, Stores, channel_statistics, stain_augmented
@@ -97,7 +100,7 @@ def _prepare(
     model = settings.diagnosis.models[name]
     data = FoldData(stores, model.modalities, table["patient"].tolist(), features=is_frozen(settings))
     train, validation = _split(table, data, name)
-    channels = next(iter(data.bags.values())).shape[-1] if is_frozen(settings) else None
+    channels = {key: bags.shape[-1] for key, bags in data.bags.items()} if is_frozen(settings) else None
     with seeded_torch(settings.run.seed, seed, "weights"):
         module = build_model(settings, model, channels=channels, pretrained=True)
     if module.net.standardise:
@@ -107,13 +110,14 @@ def _prepare(
         name=name,
         module=module,
         source=make_source(module, data, device, settings.diagnosis.training),
-        labels=_class_numbers(table, settings.cohort.classes).to(device),
+        labels=_class_numbers(table, settings.classes_of(model.task)).to(device),
         patients=data.patients,
         train=train,
         validation=validation,
-        loss=settings.diagnosis.loss,
+        criterion=Criterion(settings.diagnosis.loss_of(name), module.net.heads, summed=model.parity).to(
+            device
+        ),
         training=settings.diagnosis.training,
-        summed=model.parity,
         seed=derive_seed(settings.run.seed, seed),
         device=device,
     )
@@ -124,15 +128,21 @@ def is_frozen(settings: config.Config) -> bool:
     return settings.encoder.trainable == "none"
 
 
+def encoder_settings(settings: config.Config, model_name: str) -> dict[str, Any]:
+    """Returns the encoder's section of each modality of a model, as JSON."""
+    model = settings.diagnosis.models[model_name]
+    return {name: settings.encoder_of(model, name).model_dump(mode="json") for name in model.modalities}
+
+
 def build_model(
-    settings: config.Config, model: config.Model, *, channels: int | None, pretrained: bool
+    settings: config.Config, model: config.Model, *, channels: Mapping[str, int] | None, pretrained: bool
 ) -> PatientModel:
     """Builds a model with fresh heads, and encoders where they are trained.
 
     Args:
         settings: The configuration.
         model: The model's section.
-        channels: C of the cached feature maps; None where encoders are trained.
+        channels: C of the cached feature maps, per modality; None where encoders are trained.
         pretrained: Load the encoders' weights; False where trained ones will be loaded over them.
 
     Returns:
@@ -140,14 +150,15 @@ def build_model(
     """
     bank = None
     if channels is None:
-        encoder = (
-            settings.encoder if pretrained else settings.encoder.model_copy(update={"weights": "random"})
-        )
-        modalities = [name for name in ("OM", "IM", "TEM") if name in model.modalities]
-        bank = EncoderBank(encoder, modalities, offline=settings.run.offline)
+        encoders = {str(name): settings.encoder_of(model, name) for name in model.modalities}
+        if not pretrained:
+            encoders = {
+                name: encoder.model_copy(update={"weights": "random"}) for name, encoder in encoders.items()
+            }
+        bank = EncoderBank(encoders, offline=settings.run.offline)
         channels = bank.channels
         model = model.model_copy(update={"standardise": False})
-    return PatientModel(CmusNet(model, channels, len(settings.cohort.classes)), bank)
+    return PatientModel(build_net(model, channels, len(settings.classes_of(model.task))), bank)
 
 
 class PooledSource:
@@ -277,10 +288,10 @@ def _digest(table: pd.DataFrame, stores: Stores, settings: config.Config, model_
             files += [store.index, store.features if is_frozen(settings) and store.features else store.npy]
     parts: dict[str, Any] = {
         "table": table[["patient", "split", "label"]].to_numpy().tolist(),
-        "classes": settings.cohort.classes,
-        "encoder": settings.encoder.model_dump(),
+        "classes": settings.classes_of(model.task),
+        "encoders": {m: settings.encoder_of(model, m).model_dump() for m in model.modalities},
         "model": model.model_dump(),
-        "loss": settings.diagnosis.loss.model_dump(),
+        "loss": settings.diagnosis.loss_of(model_name).model_dump(),
         "training": settings.diagnosis.training.model_dump(),
         "seeds": [settings.run.seed, seed],
     }
@@ -292,7 +303,7 @@ def _write(
     progress: Progress,
     settings: config.Config,
     seed: int,
-    channels: int,
+    channels: Mapping[str, int],
     out: Path,
     history: Path,
     settings_json: Path,
@@ -305,9 +316,9 @@ def _write(
             "glomflow": glomflow.__version__,
             "model_name": task.name,
             "model": settings.diagnosis.models[task.name].model_dump(mode="json"),
-            "encoder": settings.encoder.model_dump(mode="json"),
-            "classes": settings.cohort.classes,
-            "channels": channels,
+            "encoders": encoder_settings(settings, task.name),
+            "classes": settings.classes_of(settings.diagnosis.models[task.name].task),
+            "channels": dict(channels),
             "seed": seed,
             "selected_epoch": progress.best_epoch,
             "epochs": progress.epoch,

@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 from glomflow import config
 from glomflow.errors import GlomflowError
 from glomflow.files import read_json
-from glomflow.models.cmus_net import Outputs, PatientModel, modality_names, probabilities
+from glomflow.models.outputs import Outputs, modality_names, probabilities
+from glomflow.models.patient_model import PatientModel
 from glomflow.tables import INSTANCES, PREDICTIONS, probability_columns
 from glomflow.training.data import FoldData, Stores
 from glomflow.training.engine import chunks
 from glomflow.training.features import resolve_device
-from glomflow.training.fit import build_model, is_frozen
+from glomflow.training.fit import build_model, encoder_settings, is_frozen
 from glomflow.training.seeds import deterministic
 
 
@@ -56,14 +57,14 @@ def predict_fold(
 
     Returns:
         PREDICTIONS with ``p_<class>`` columns, one row per patient in the given order; and INSTANCES,
-        one row per TEM crop (none for a model without TEM).
+        one row per instance of a modality that the model pools.
 
     Raises:
         GlomflowError: The weights were trained with other settings or cannot be read, or a patient
             is listed twice.
     """
     model = settings.diagnosis.models[model_name]
-    classes = list(settings.cohort.classes)
+    classes = settings.classes_of(model.task)
     target = resolve_device(device)
     with deterministic(threads), torch.no_grad():
         data = FoldData(stores, model.modalities, patients, features=is_frozen(settings))
@@ -86,8 +87,8 @@ def _load(settings: config.Config, model_name: str, weights: Path, settings_json
     now = {
         "model_name": model_name,
         "model": model.model_dump(mode="json"),
-        "encoder": settings.encoder.model_dump(mode="json"),
-        "classes": list(settings.cohort.classes),
+        "encoders": encoder_settings(settings, model_name),
+        "classes": settings.classes_of(model.task),
     }
     changed = [key for key, value in now.items() if trained.get(key) != value]
     if changed:
@@ -127,20 +128,22 @@ def _prediction_rows(
 def _instance_rows(
     outputs: Outputs, data: FoldData, places: np.ndarray, key: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    if outputs.instance_weights is None or outputs.instance_kept is None:
-        return []
-    weights, kept = outputs.instance_weights.cpu().numpy(), outputs.instance_kept.cpu().numpy()
-    bags = data.bags["TEM"]
-    return [
-        {
-            "patient": data.patients[place],
-            **key,
-            "crop": bags.crops[slot],
-            "rank": rank,
-            "weight": float(weights[row, rank]),
-            "kept": bool(kept[row, rank]),
-        }
-        for row, place in enumerate(places)
-        for rank, slot in enumerate(bags.slots[place])
-        if slot >= 0
-    ]
+    rows = []
+    for modality, weights in outputs.weights.items():
+        values, kept = weights.cpu().numpy(), outputs.kept[modality].cpu().numpy()
+        bags = data.bags[modality]
+        rows += [
+            {
+                "patient": data.patients[place],
+                **key,
+                "modality": modality,
+                "crop": bags.crops[slot],
+                "rank": rank,
+                "weight": float(values[row, rank]),
+                "kept": bool(kept[row, rank]),
+            }
+            for row, place in enumerate(places)
+            for rank, slot in enumerate(bags.slots[place])
+            if slot >= 0
+        ]
+    return rows
