@@ -6,6 +6,14 @@ from glomflow.config import Model
 from glomflow.report.blocks import Block, Bullets, Heading, Section
 from glomflow.report.material import Material
 from glomflow.report.numbers import listing, percent, thousands
+from glomflow.report.words_models import (
+    KINDS,
+    attention_words,
+    loss_words,
+    models_table,
+    pooling_words,
+    training_words,
+)
 
 TRAINABLE = {
     "none": "frozen; its features are computed once",
@@ -23,11 +31,10 @@ def methods_section(material: Material) -> Section:
     if material.few_shot is not None:
         methods.append(_few_shot_method(material))
     methods.append(_intervals(material))
-    blocks: list[Block] = [
-        Bullets(methods),
-        Heading("What the numbers do not say"),
-        Bullets(limits(material)),
-    ]
+    blocks: list[Block] = [Bullets(methods)]
+    if material.summary is not None and len(material.config.diagnosis.models) > 1:
+        blocks.append(models_table(material.config.diagnosis.models))
+    blocks += [Heading("What the numbers do not say"), Bullets(limits(material))]
     return Section("methods", "Methods and limits", blocks)
 
 
@@ -40,22 +47,23 @@ def _encoder(material: Material) -> tuple[str, str]:
 
 
 def _diagnosis_methods(material: Material) -> list[tuple[str, str]]:
-    loss = material.config.diagnosis.loss
-    model = next(iter(material.config.diagnosis.models.values()))
-    smil = (
-        f"instances farther from the bag's centre than {model.smil.threshold:g} times the mean distance are "
-        "dropped, the others weighted by closeness (SMIL distance)"
-        if model.smil.variant == "distance"
-        else "instances are added up with equal weight (SMIL sum)"
-    )
+    settings = material.config.diagnosis
+    name, model = next(iter(settings.models.items()))
     return [
         (
-            "CMUS-Net",
-            f"Electron micrograph {smil}; light microscopy and immunofluorescence attend to the result "
-            f"({model.cmsa.heads} heads); a fusion head and one head per modality are trained together on "
-            f"cross-entropies weighted {loss.fusion:g} (fusion), {loss.OM:g} (OM), {loss.IM:g} (IM) and "
-            f"{loss.TEM:g} (TEM). After arXiv 2512.15171.",
+            "Models",
+            f"{len(settings.models)}, all on the same images, folds and schedule; the table below says what "
+            "each is."
+            if len(settings.models) > 1
+            else f"{name}: {KINDS[model.kind]}; TEM instances: {pooling_words(model)}; attention between "
+            f"modalities: {attention_words(model)}.",
         ),
+        (
+            "Loss",
+            f"cross-entropies of the heads, weighted {loss_words(settings.loss, model)}; heads of a modality "
+            "that a patient lacks are not scored.",
+        ),
+        ("Training", f"{training_words(settings.training)}."),
         (
             "Test patients",
             "each is predicted by models of the fold that holds the patient out; their labels are no input "
@@ -101,13 +109,7 @@ def limits(material: Material) -> list[tuple[str, str]]:
                 "it draws by. No number here estimates what the model would do in a hospital.",
             )
         )
-    items.append(
-        (
-            "Another hospital",
-            "Training and test cases come from the same places. The numbers speak of further cases from "
-            "these laboratories, not of a new one with its own stains, microscopes and case mix.",
-        )
-    )
+    items.append(("Another hospital", _places(material)))
     if material.summary is not None:
         items += _diagnosis_limits(material)
     if material.few_shot is not None:
@@ -133,14 +135,28 @@ def limits(material: Material) -> list[tuple[str, str]]:
     return items
 
 
+def _places(material: Material) -> str:
+    if material.summary is not None and material.config.folds.protocol == "leave_one_site_out":
+        return (
+            "Each site was tested by models that had not seen it. Sites are few, and a new one can differ "
+            "from all of them."
+        )
+    return (
+        "Training and test cases come from the same places. The numbers speak of further cases from "
+        "these laboratories, not of a new one with its own stains, microscopes and case mix."
+    )
+
+
 def _diagnosis_limits(material: Material) -> list[tuple[str, str]]:
     settings = material.config.diagnosis
-    seeds = len(settings.training.seeds)
+    unseen = "seed or other folds" if len(settings.training.seeds) == 1 else "choice of folds"
+    if material.config.folds.repeats > 1:
+        unseen = "set of training patients"
     items = [
         (
             "Training is a draw, too",
             "The intervals resample patients with the predictions as they are. They leave out what another "
-            + ("seed or other folds" if seeds == 1 else "choice of folds")
+            + unseen
             + " would change; the SD over folds hints at it, but folds share training patients.",
         ),
         (
