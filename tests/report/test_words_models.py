@@ -51,8 +51,8 @@ def test_loss_words() -> None:
     assert loss_words(Loss(), Model()) == "fusion 1, OM 0.3, IM 0.5, TEM 0.2"
     loss = Loss(weighting="uncertainty", class_weights="balanced", focal_gamma=2.0, label_smoothing=0.1)
     assert loss_words(loss, Model(modalities=["OM"])) == (
-        "fusion 1, OM 0.3, weights learned from there (Kendall 2018), classes balanced, focal with gamma 2 (Lin "
-        "2017), labels smoothed by 0.1"
+        "fusion 1, OM 0.3, weights learned from there (Kendall 2018), classes balanced, focal with gamma 2 "
+        "(Lin 2017), labels smoothed by 0.1"
     )
 
 
