@@ -63,7 +63,15 @@ def mix(
     across = weight.sum(axis=0)
     for row in range(result.shape[0]):
         line[:] = 0
-        for tap in range(row_source.shape[1]):
+        # Four rows at a time, in order: the sums stay in registers.
+        for tap in range(0, row_source.shape[1] // 4 * 4, 4):
+            one, two = samples[row_source[row, tap]], samples[row_source[row, tap + 1]]
+            three, four = samples[row_source[row, tap + 2]], samples[row_source[row, tap + 3]]
+            w1, w2 = row_weight[row, tap], row_weight[row, tap + 1]
+            w3, w4 = row_weight[row, tap + 2], row_weight[row, tap + 3]
+            for at in range(line.size):
+                line[at] = line[at] + w1 * one[at] + w2 * two[at] + w3 * three[at] + w4 * four[at]
+        for tap in range(row_source.shape[1] // 4 * 4, row_source.shape[1]):
             share = row_weight[row, tap]
             if share != 0:
                 taken = samples[row_source[row, tap]]
@@ -110,12 +118,25 @@ def shift(samples: Array, weights: Array, whole: bool, result: Array) -> None:
 
 
 @compiled
-def without_padding(pixels: Array, result: Array) -> None:
-    """Copies red, green and blue of pixels (N, 4) whose last byte is padding into (N, 3)."""
-    for at in range(result.shape[0]):
-        result[at, 0] = pixels[at, 0]
-        result[at, 1] = pixels[at, 1]
-        result[at, 2] = pixels[at, 2]
+def without_padding(pixels: Array, words: Array) -> None:
+    """Packs pixels (4 N,), little-endian words whose last byte is padding, into words (3 N,) without it."""
+    for at in range(words.size // 3):
+        one, two = pixels[4 * at] & np.uint32(0xFFFFFF), pixels[4 * at + 1] & np.uint32(0xFFFFFF)
+        three, four = pixels[4 * at + 2] & np.uint32(0xFFFFFF), pixels[4 * at + 3]
+        words[3 * at] = one | two << np.uint32(24)
+        words[3 * at + 1] = two >> np.uint32(8) | three << np.uint32(16)
+        words[3 * at + 2] = three >> np.uint32(16) | four << np.uint32(8)
+
+
+@compiled
+def luminance(pixels: Array, result: Array) -> None:
+    """Fills the luminance (Rec. 601), float32 (N,), of colours (N, 3)."""
+    for at in range(result.size):
+        result[at] = (
+            np.float32(0.299) * np.float32(pixels[at, 0])
+            + np.float32(0.587) * np.float32(pixels[at, 1])
+            + np.float32(0.114) * np.float32(pixels[at, 2])
+        )
 
 
 @compiled
@@ -131,11 +152,23 @@ def count_values(samples: Array, counts: Array) -> None:
 
 
 @compiled
-def count_ends(samples: Array, low: Any, high: Any) -> int:
-    """Returns how many samples (N,) have the value ``low`` or ``high``."""
+def count_ends(samples: Array, step: int, length: int, low: Any, high: Any) -> int:
+    """Returns how many samples have the value ``low`` or ``high``.
+
+    Args:
+        samples: (N,) from the first sample of the first row to the last one of the last row.
+        step: Samples from the start of a row to that of the next.
+        length: Samples of a row that count.
+        low: One value.
+        high: The other.
+    """
     found = 0
-    for at in range(samples.size):
-        found += int((samples[at] == low) | (samples[at] == high))
+    for start in range(0, samples.size, step):
+        row = samples[start : start + length]
+        here = np.uint32(0)
+        for at in range(row.size):
+            here += np.uint32((row[at] == low) | (row[at] == high))
+        found += np.int64(here)
     return found
 
 
