@@ -65,7 +65,7 @@ def ingest_shard(
     """
     thumbnails.mkdir(parents=True, exist_ok=True)
     rows = []
-    for image in images.to_dict("records"):
+    for image in _records(images):
         row = _empty_row(image, shard)
         try:
             _ingest(row, image, folder, settings, quality or Quality(), allow_anisotropic, thumbnails)
@@ -75,6 +75,13 @@ def ingest_shard(
             row.update(status=error.status, reason=error.reason)
         rows.append(row)
     return _inventory(rows)
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns the rows of a table, as ``to_dict`` does in several times the time."""
+    names = [str(column) for column in frame.columns]
+    columns = [frame[column].tolist() for column in frame.columns]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _inventory(rows: Sequence[Row]) -> pd.DataFrame:
@@ -273,7 +280,7 @@ def gather_inventory(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     Raises:
         CohortError: Two patients share a file, byte for byte.
     """
-    rows = [row for frame in frames for row in frame.to_dict("records")]
+    rows = [row for frame in frames for row in _records(frame)]
     rows.sort(key=lambda row: str(row["patient"]))
     problems: list[Problem] = []
     by_digest: dict[str, list[dict[Any, Any]]] = {}

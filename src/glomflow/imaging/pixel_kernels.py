@@ -52,7 +52,7 @@ def mix(
         samples: (h, n), n samples of all channels in a row.
         row_source: (H, T) rows of ``samples`` that make up each row of the result.
         row_weight: (H, T) their weights, which sum to the part that is covered; 0 where there are fewer.
-        source: (U, N) places in a row that make up each place of a row of the result.
+        source: (U, N) places in a row, unsigned, that make up each place of a row of the result.
         weight: (U, N) their weights, likewise. Its type is worked in.
         fill: Value of what is not covered.
         whole: Whether results are rounded.
@@ -78,7 +78,13 @@ def mix(
                 for at in range(line.size):
                     line[at] += share * taken[at]
         mixed[:] = 0
-        for tap in range(source.shape[0]):
+        for tap in range(0, source.shape[0] // 4 * 4, 4):
+            p1, p2, p3, p4 = source[tap], source[tap + 1], source[tap + 2], source[tap + 3]
+            s1, s2, s3, s4 = weight[tap], weight[tap + 1], weight[tap + 2], weight[tap + 3]
+            for at in range(mixed.size):
+                total = mixed[at] + s1[at] * line[p1[at]] + s2[at] * line[p2[at]]
+                mixed[at] = total + s3[at] * line[p3[at]] + s4[at] * line[p4[at]]
+        for tap in range(source.shape[0] // 4 * 4, source.shape[0]):
             places, shares = source[tap], weight[tap]
             for at in range(mixed.size):
                 mixed[at] += shares[at] * line[places[at]]
