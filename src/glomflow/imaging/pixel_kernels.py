@@ -36,6 +36,41 @@ def read_only(array: Array) -> Array:
 
 
 @compiled
+def _sum_of_rows(samples: Array, rows: Array, shares: Array, line: Array) -> None:
+    # Four rows at a time, in order: the sums stay in registers.
+    line[:] = 0
+    fours = rows.size // 4 * 4
+    for tap in range(0, fours, 4):
+        one, two = samples[rows[tap]], samples[rows[tap + 1]]
+        three, four = samples[rows[tap + 2]], samples[rows[tap + 3]]
+        s1, s2, s3, s4 = shares[tap], shares[tap + 1], shares[tap + 2], shares[tap + 3]
+        for at in range(line.size):
+            line[at] = line[at] + s1 * one[at] + s2 * two[at] + s3 * three[at] + s4 * four[at]
+    for tap in range(fours, rows.size):
+        share = shares[tap]
+        if share != 0:
+            taken = samples[rows[tap]]
+            for at in range(line.size):
+                line[at] += share * taken[at]
+
+
+@compiled
+def _sum_of_places(line: Array, source: Array, weight: Array, mixed: Array) -> None:
+    mixed[:] = 0
+    fours = source.shape[0] // 4 * 4
+    for tap in range(0, fours, 4):
+        p1, p2, p3, p4 = source[tap], source[tap + 1], source[tap + 2], source[tap + 3]
+        s1, s2, s3, s4 = weight[tap], weight[tap + 1], weight[tap + 2], weight[tap + 3]
+        for at in range(mixed.size):
+            total = mixed[at] + s1[at] * line[p1[at]] + s2[at] * line[p2[at]]
+            mixed[at] = total + s3[at] * line[p3[at]] + s4[at] * line[p4[at]]
+    for tap in range(fours, source.shape[0]):
+        places, shares = source[tap], weight[tap]
+        for at in range(mixed.size):
+            mixed[at] += shares[at] * line[places[at]]
+
+
+@compiled
 def mix(
     samples: Array,
     row_source: Array,
@@ -62,32 +97,8 @@ def mix(
     mixed = np.empty(result.shape[1], weight.dtype)
     across = weight.sum(axis=0)
     for row in range(result.shape[0]):
-        line[:] = 0
-        # Four rows at a time, in order: the sums stay in registers.
-        for tap in range(0, row_source.shape[1] // 4 * 4, 4):
-            one, two = samples[row_source[row, tap]], samples[row_source[row, tap + 1]]
-            three, four = samples[row_source[row, tap + 2]], samples[row_source[row, tap + 3]]
-            w1, w2 = row_weight[row, tap], row_weight[row, tap + 1]
-            w3, w4 = row_weight[row, tap + 2], row_weight[row, tap + 3]
-            for at in range(line.size):
-                line[at] = line[at] + w1 * one[at] + w2 * two[at] + w3 * three[at] + w4 * four[at]
-        for tap in range(row_source.shape[1] // 4 * 4, row_source.shape[1]):
-            share = row_weight[row, tap]
-            if share != 0:
-                taken = samples[row_source[row, tap]]
-                for at in range(line.size):
-                    line[at] += share * taken[at]
-        mixed[:] = 0
-        for tap in range(0, source.shape[0] // 4 * 4, 4):
-            p1, p2, p3, p4 = source[tap], source[tap + 1], source[tap + 2], source[tap + 3]
-            s1, s2, s3, s4 = weight[tap], weight[tap + 1], weight[tap + 2], weight[tap + 3]
-            for at in range(mixed.size):
-                total = mixed[at] + s1[at] * line[p1[at]] + s2[at] * line[p2[at]]
-                mixed[at] = total + s3[at] * line[p3[at]] + s4[at] * line[p4[at]]
-        for tap in range(source.shape[0] // 4 * 4, source.shape[0]):
-            places, shares = source[tap], weight[tap]
-            for at in range(mixed.size):
-                mixed[at] += shares[at] * line[places[at]]
+        _sum_of_rows(samples, row_source[row], row_weight[row], line)
+        _sum_of_places(line, source, weight, mixed)
         if fill != 0:
             down = row_weight[row].sum()
             for at in range(mixed.size):

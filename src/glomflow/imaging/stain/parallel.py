@@ -36,21 +36,18 @@ def _pool(process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 2) - 1), thread_name_prefix="stain")
 
 
-def in_threads(
-    work: Callable[[int, int, int], object], parts: int, threads: int | None, least: int | None = None
-) -> int:
+def in_threads(work: Callable[[int, int, int], object], parts: int, threads: int | None) -> int:
     """Calls ``work(worker, first, last)`` for shares of ``range(parts)``, at once if they are large.
 
     Args:
         work: Called once per worker; must let go of the interpreter's lock to gain anything.
-        parts: Number of parts to share out.
+        parts: Number of parts to share out; of less than 32, one thread does all.
         threads: Greatest number of threads, or None for the process's allowance.
-        least: Parts that a thread must have to itself, :data:`LEAST_PARTS` by default.
 
     Returns:
         The number of workers.
     """
-    most = parts // (LEAST_PARTS if least is None else least)
+    most = parts // LEAST_PARTS
     count = min(thread_count(threads), most) if most > 1 else 1
     if count == 1:
         work(0, 0, parts)

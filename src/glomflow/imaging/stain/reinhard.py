@@ -14,8 +14,6 @@ from glomflow.imaging.stain.profile import Array, Bytes, Floats, StainProfile, V
 
 LEAST_LAB_STD = (0.5, 2.5)
 """Least standard deviation over tissue of each of L*, a* and b*, and of the one that varies most."""
-LEAST_PARTS = 2
-"""Parts that a thread must have to itself: in CIELAB a part takes several times what waking a thread does."""
 FADE_DENSITY = 0.15
 """Pixels of less mean optical density keep their colour in part, glass keeps it whole."""
 
@@ -38,7 +36,7 @@ def lab_moments(pixels: Bytes, tissue: Tissue, threads: int | None) -> Array:
     def work(worker: int, first: int, last: int) -> None:
         kernels.lab_moments(pixels, first, last, parts, sums)
 
-    in_threads(work, len(sums), threads, LEAST_PARTS)
+    in_threads(work, len(sums), threads)
     count, total, squares, middle = sums[:, :1], sums[:, 1:4], sums[:, 4:7], sums[:, 7:]
     squares += (2.0 * total + count * middle) * middle
     total += count * middle
@@ -107,7 +105,7 @@ def apply_reinhard(
         stop = min(last * PART, size)
         match_lab(pixels, first * PART, stop, parts, mix, offset, to_rgb, result)
 
-    in_threads(work, -(-size // PART), threads, LEAST_PARTS)
+    in_threads(work, -(-size // PART), threads)
     return result.reshape(rgb.shape)
 
 
