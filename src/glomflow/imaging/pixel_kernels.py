@@ -169,7 +169,7 @@ def count_values(samples: Array, counts: Array) -> None:
 
 
 @compiled
-def count_ends(samples: Array, step: int, length: int, low: Any, high: Any) -> int:
+def count_ends(samples: Array, step: int, length: int, low: Any, high: Any) -> Any:
     """Returns how many samples have the value ``low`` or ``high``.
 
     Args:
@@ -179,7 +179,7 @@ def count_ends(samples: Array, step: int, length: int, low: Any, high: Any) -> i
         low: One value.
         high: The other.
     """
-    found = 0
+    found: Any = 0
     for start in range(0, samples.size, step):
         row = samples[start : start + length]
         here = np.uint32(0)
