@@ -8,7 +8,7 @@ from glomflow.errors import GlomflowError
 from glomflow.imaging.stain import StainProfile, estimate_profile, normalise, normalise_image
 from glomflow.imaging.stain.density import density_table, flat_pixels, tissue_mask, tissue_of
 from glomflow.imaging.stain.parallel import in_threads, thread_count
-from glomflow.imaging.stain.statistics import amount_percentile, angle_percentiles, tissue_pixels
+from glomflow.imaging.stain.statistics import amount_percentiles, angle_percentiles, tissue_pixels
 from glomflow.imaging.stain.vahadane import dictionary_vectors
 from glomflow.imaging.stain.vectors import ordered
 from imaging.stain_pictures import THREE, three_stains, two_stains
@@ -28,9 +28,11 @@ def test_percentiles_are_those_of_all_pixels(shape, percentile):
     angles = np.arctan2(density @ axes[:, 1], density @ axes[:, 0])
     expected = np.percentile(angles, [percentile, 100 - percentile])
     assert np.allclose(angle_percentiles(pixels, table, axes, percentile, 2), expected, rtol=0, atol=1e-12)
-    weights = np.array([1.2, -0.4, 0.3])
-    top = np.percentile(density @ weights, 100 - percentile)
-    assert amount_percentile(pixels, table, weights, 100 - percentile, 2) == pytest.approx(top, abs=1e-12)
+    weights = np.array([[1.2, -0.4, 0.3], [-0.1, 0.9, 0.2], [0.3, 0.3, 0.3]])
+    for stains in (1, 2, 3):
+        found = amount_percentiles(pixels, table, weights[:stains], 100 - percentile, 2)
+        top = np.percentile(density @ weights[:stains].T, 100 - percentile, axis=0)
+        assert found == pytest.approx(top, abs=1e-12)
 
 
 def test_angles_past_the_right_angle_are_told_apart():

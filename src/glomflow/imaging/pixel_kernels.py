@@ -36,6 +36,41 @@ def read_only(array: Array) -> Array:
 
 
 @compiled
+def _sum_of_rows(samples: Array, rows: Array, shares: Array, line: Array) -> None:
+    # Four rows at a time, in order: the sums stay in registers.
+    line[:] = 0
+    fours = rows.size // 4 * 4
+    for tap in range(0, fours, 4):
+        one, two = samples[rows[tap]], samples[rows[tap + 1]]
+        three, four = samples[rows[tap + 2]], samples[rows[tap + 3]]
+        s1, s2, s3, s4 = shares[tap], shares[tap + 1], shares[tap + 2], shares[tap + 3]
+        for at in range(line.size):
+            line[at] = line[at] + s1 * one[at] + s2 * two[at] + s3 * three[at] + s4 * four[at]
+    for tap in range(fours, rows.size):
+        share = shares[tap]
+        if share != 0:
+            taken = samples[rows[tap]]
+            for at in range(line.size):
+                line[at] += share * taken[at]
+
+
+@compiled
+def _sum_of_places(line: Array, source: Array, weight: Array, mixed: Array) -> None:
+    mixed[:] = 0
+    fours = source.shape[0] // 4 * 4
+    for tap in range(0, fours, 4):
+        p1, p2, p3, p4 = source[tap], source[tap + 1], source[tap + 2], source[tap + 3]
+        s1, s2, s3, s4 = weight[tap], weight[tap + 1], weight[tap + 2], weight[tap + 3]
+        for at in range(mixed.size):
+            total = mixed[at] + s1[at] * line[p1[at]] + s2[at] * line[p2[at]]
+            mixed[at] = total + s3[at] * line[p3[at]] + s4[at] * line[p4[at]]
+    for tap in range(fours, source.shape[0]):
+        places, shares = source[tap], weight[tap]
+        for at in range(mixed.size):
+            mixed[at] += shares[at] * line[places[at]]
+
+
+@compiled
 def mix(
     samples: Array,
     row_source: Array,
@@ -52,7 +87,7 @@ def mix(
         samples: (h, n), n samples of all channels in a row.
         row_source: (H, T) rows of ``samples`` that make up each row of the result.
         row_weight: (H, T) their weights, which sum to the part that is covered; 0 where there are fewer.
-        source: (U, N) places in a row that make up each place of a row of the result.
+        source: (U, N) places in a row, unsigned, that make up each place of a row of the result.
         weight: (U, N) their weights, likewise. Its type is worked in.
         fill: Value of what is not covered.
         whole: Whether results are rounded.
@@ -62,18 +97,8 @@ def mix(
     mixed = np.empty(result.shape[1], weight.dtype)
     across = weight.sum(axis=0)
     for row in range(result.shape[0]):
-        line[:] = 0
-        for tap in range(row_source.shape[1]):
-            share = row_weight[row, tap]
-            if share != 0:
-                taken = samples[row_source[row, tap]]
-                for at in range(line.size):
-                    line[at] += share * taken[at]
-        mixed[:] = 0
-        for tap in range(source.shape[0]):
-            places, shares = source[tap], weight[tap]
-            for at in range(mixed.size):
-                mixed[at] += shares[at] * line[places[at]]
+        _sum_of_rows(samples, row_source[row], row_weight[row], line)
+        _sum_of_places(line, source, weight, mixed)
         if fill != 0:
             down = row_weight[row].sum()
             for at in range(mixed.size):
@@ -110,12 +135,25 @@ def shift(samples: Array, weights: Array, whole: bool, result: Array) -> None:
 
 
 @compiled
-def without_padding(pixels: Array, result: Array) -> None:
-    """Copies red, green and blue of pixels (N, 4) whose last byte is padding into (N, 3)."""
-    for at in range(result.shape[0]):
-        result[at, 0] = pixels[at, 0]
-        result[at, 1] = pixels[at, 1]
-        result[at, 2] = pixels[at, 2]
+def without_padding(pixels: Array, words: Array) -> None:
+    """Packs pixels (4 N,), little-endian words whose last byte is padding, into words (3 N,) without it."""
+    for at in range(words.size // 3):
+        one, two = pixels[4 * at] & np.uint32(0xFFFFFF), pixels[4 * at + 1] & np.uint32(0xFFFFFF)
+        three, four = pixels[4 * at + 2] & np.uint32(0xFFFFFF), pixels[4 * at + 3]
+        words[3 * at] = one | two << np.uint32(24)
+        words[3 * at + 1] = two >> np.uint32(8) | three << np.uint32(16)
+        words[3 * at + 2] = three >> np.uint32(16) | four << np.uint32(8)
+
+
+@compiled
+def luminance(pixels: Array, result: Array) -> None:
+    """Fills the luminance (Rec. 601), float32 (N,), of colours (N, 3)."""
+    for at in range(result.size):
+        result[at] = (
+            np.float32(0.299) * np.float32(pixels[at, 0])
+            + np.float32(0.587) * np.float32(pixels[at, 1])
+            + np.float32(0.114) * np.float32(pixels[at, 2])
+        )
 
 
 @compiled
@@ -131,11 +169,23 @@ def count_values(samples: Array, counts: Array) -> None:
 
 
 @compiled
-def count_ends(samples: Array, low: Any, high: Any) -> int:
-    """Returns how many samples (N,) have the value ``low`` or ``high``."""
-    found = 0
-    for at in range(samples.size):
-        found += int((samples[at] == low) | (samples[at] == high))
+def count_ends(samples: Array, step: int, length: int, low: Any, high: Any) -> Any:
+    """Returns how many samples have the value ``low`` or ``high``.
+
+    Args:
+        samples: (N,) from the first sample of the first row to the last one of the last row.
+        step: Samples from the start of a row to that of the next.
+        length: Samples of a row that count.
+        low: One value.
+        high: The other.
+    """
+    found: Any = 0
+    for start in range(0, samples.size, step):
+        row = samples[start : start + length]
+        here = np.uint32(0)
+        for at in range(row.size):
+            here += np.uint32((row[at] == low) | (row[at] == high))
+        found += np.int64(here)
     return found
 
 

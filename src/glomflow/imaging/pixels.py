@@ -18,6 +18,7 @@ COLOURS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1,
 _MOST_SAMPLES = 1_000_000
 _PEAK_SAMPLES = 60_000
 _COUNTED = frozenset(map(np.dtype, (np.uint8, np.uint16)))
+"""Sample types whose values are counted, and that compiled loops take as they are."""
 _LEAST_COUNTED = 20_000
 """With fewer samples than this, sorting is faster than counting."""
 
@@ -123,8 +124,12 @@ def as_gray(array: Array) -> Array:
     if array.shape[2] == 1:
         return array[:, :, 0]
     if array.shape[2] == 3:
-        luminance: Array = array.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-        return luminance
+        from glomflow.imaging.pixel_kernels import luminance, read_only
+
+        plain = array if array.dtype in _COUNTED else array.astype(np.float32)
+        gray = np.empty(array.shape[:2], np.float32)
+        luminance(read_only(plain).reshape(-1, 3), gray.reshape(-1))
+        return gray
     mean: Array = array.mean(axis=2, dtype=np.float32)
     return mean
 

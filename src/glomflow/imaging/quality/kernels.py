@@ -21,6 +21,22 @@ def scaled(gray: Array, low: float, high: float, unit: Array) -> None:
 
 
 @compiled
+def dense(pixels: Array, levels: Array, least: Any, found: Array) -> None:
+    """Finds the pixels (N, 3) uint8 whose densities add up to more than ``least``; black ones are padding.
+
+    Args:
+        pixels: (N, 3).
+        levels: (256,) density of each level.
+        least: Sum of the three densities.
+        found: (N,), filled.
+    """
+    for at in range(found.size):
+        red, green, blue = pixels[at, 0], pixels[at, 1], pixels[at, 2]
+        shown = (red | green | blue) != 0
+        found[at] = shown & (levels[red] + levels[green] + levels[blue] > least)
+
+
+@compiled
 def laplacian_variance(plane: Array) -> float:
     """Returns the variance of the 4-neighbour Laplacian inside a picture (h, w)."""
     rows, columns = plane.shape[0] - 2, plane.shape[1] - 2

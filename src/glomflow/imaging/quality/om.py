@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,15 @@ Mask = npt.NDArray[np.bool_]
 _GREY = np.full(3, 1 / math.sqrt(3.0), np.float32)
 
 
+@lru_cache(maxsize=1)
+def density_of_levels() -> Density:
+    """Returns the optical density of each 8-bit level, (256,); it must not be written to."""
+    levels = np.maximum(np.arange(256), 1) / 255.0
+    table = np.minimum(-np.log(levels), MOST_DENSITY).astype(np.float32)
+    table.flags.writeable = False
+    return table
+
+
 def density(picture: Array) -> Density:
     """Returns the optical density -ln(I / white), 0 to :data:`MOST_DENSITY`.
 
@@ -68,8 +78,7 @@ def density(picture: Array) -> Density:
         (h, w, 3).
     """
     if picture.dtype == np.uint8:
-        levels = np.maximum(np.arange(256), 1) / 255.0
-        found = np.minimum(-np.log(levels), MOST_DENSITY).astype(np.float32)[picture]
+        found = density_of_levels()[picture]
     else:
         integer = picture.dtype.kind in "ui"
         white = float(np.iinfo(picture.dtype).max) if integer else float(np.nanmax(picture, initial=0.0))

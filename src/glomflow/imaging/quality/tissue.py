@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from glomflow.imaging.pixels import Array
 from glomflow.imaging.quality.focus import in_windows, unit_gray
-from glomflow.imaging.quality.om import density
+from glomflow.imaging.quality.om import density, density_of_levels
 
 TISSUE_OD = 0.15
 """OM: mean optical density, -ln(I / 255), above which a pixel is tissue (as in Macenko 2009)."""
@@ -16,7 +16,6 @@ SIGNAL_SHARE = 0.02
 FLAT_SD = 0.02
 """TEM: standard deviation, on the 0 to 1 scale of the image, below which surroundings are blank."""
 FLAT_WINDOW = 7
-_BAND = 32
 
 Mask = npt.NDArray[np.bool_]
 
@@ -49,6 +48,8 @@ def tissue(picture: Array, modality: str) -> Mask:
     Returns:
         (h, w).
     """
+    if modality == "OM" and picture.dtype == np.uint8 and picture.shape[2] == 3:
+        return _dense(picture)
     if modality == "OM":
         red, green, blue = np.moveaxis(density(picture), 2, 0)
         dense: Mask = red + green + blue > 3 * TISSUE_OD
@@ -58,6 +59,16 @@ def tissue(picture: Array, modality: str) -> Mask:
     _, variance = in_windows(unit_gray(picture), FLAT_WINDOW)
     structured: Mask = variance > FLAT_SD**2
     return structured
+
+
+def _dense(picture: Array) -> Mask:
+    from glomflow.imaging.pixel_kernels import read_only
+    from glomflow.imaging.quality.kernels import dense
+
+    found = np.empty(picture.shape[:2], np.bool_)
+    least = np.float32(3 * TISSUE_OD)
+    dense(read_only(picture).reshape(-1, 3), density_of_levels(), least, found.reshape(-1))
+    return found
 
 
 def tissue_fraction(picture: Array, modality: str) -> float:
@@ -76,16 +87,19 @@ def saturated_fraction(picture: Array) -> float:
     """
     if picture.dtype.kind not in "ui":
         return float("nan")
-    from glomflow.imaging.pixel_kernels import count_ends, read_only
+    from glomflow.imaging.pixel_kernels import count_ends
 
     limits = np.iinfo(picture.dtype)
     low, high = picture.dtype.type(limits.min), picture.dtype.type(limits.max)
-    # By bands, whose copies stay in the processor's cache.
-    ends = sum(
-        int(count_ends(read_only(picture[row : row + _BAND]).reshape(-1), low, high))
-        for row in range(0, picture.shape[0], _BAND)
+    height, length = picture.shape[0], picture.shape[1] * picture.shape[2]
+    step = picture.strides[0] // picture.itemsize
+    if not (picture[0].flags.c_contiguous and step >= length):
+        picture, step = np.ascontiguousarray(picture), length
+    # The rows as they lie in memory, with what is between them: a box of an image needs no copy.
+    span = np.lib.stride_tricks.as_strided(
+        picture, ((height - 1) * step + length,), (picture.itemsize,), writeable=False
     )
-    return ends / picture.size
+    return int(count_ends(span, step, length, low, high)) / picture.size
 
 
 def _range(picture: Array) -> float:

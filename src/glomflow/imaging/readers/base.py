@@ -10,6 +10,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -310,8 +311,12 @@ def area_average(picture: Array, width: int, height: int) -> Array:
     return result
 
 
+@lru_cache(maxsize=32)
 def _boxes(samples: int, count: int) -> tuple[Array, Array]:
-    """Returns the samples of each of ``count`` boxes along an axis, and their weights, both (count, T)."""
+    """Returns the samples of each of ``count`` boxes along an axis, and their weights, both (count, T).
+
+    Images of a cohort mostly have a few sizes. The arrays must not be written to.
+    """
     edges = (np.arange(count + 1) * (samples / count) + 0.5).astype(np.int64)
     lengths = np.diff(edges)[:, None]
     place = np.arange(int(lengths.max()))
@@ -339,7 +344,7 @@ def _mix(
         read_only(samples if plain else samples.astype(working)).reshape(height, width * channels),
         rows[0],
         rows[1].astype(working),
-        np.ascontiguousarray(source),
+        source.astype(np.uint32),
         weight,
         float(fill),
         plain and result.dtype.kind == "u",

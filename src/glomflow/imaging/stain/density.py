@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -85,8 +86,8 @@ def background_of(histograms: Array, pixels: int) -> Vector:
     lower = int(position)
     ranks = [lower, min(lower + 1, glass - 1)]
     white = []
-    for counts in histograms:
-        low, high = np.searchsorted(np.cumsum(counts), ranks, side="right")
+    for up_to in histograms.cumsum(axis=1):
+        low, high = up_to.searchsorted(ranks, side="right").tolist()
         white.append(float(low + (high - low) * (position - lower)))
     return tuple(white)
 
@@ -142,7 +143,13 @@ def tissue_table(tissue: Tissue) -> Bytes:
 
 
 def density_table(background: Vector) -> npt.NDArray[np.float64]:
-    """Returns the optical density of each level, (3, 256), by channel."""
+    """Returns the optical density of each level, (3, 256), by channel; it must not be written to."""
+    return _density_table(*map(float, background))
+
+
+@lru_cache(maxsize=64)
+def _density_table(*background: float) -> npt.NDArray[np.float64]:
     levels = np.arange(1.0, 257.0)
-    table: npt.NDArray[np.float64] = -np.log(levels[None, :] / np.asarray(background)[:, None])
+    table: npt.NDArray[np.float64] = -np.log(levels[None, :] / np.array(background)[:, None])
+    table.flags.writeable = False
     return table

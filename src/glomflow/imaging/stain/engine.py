@@ -17,13 +17,14 @@ from glomflow.imaging.stain.mixing import apply_vectors
 from glomflow.imaging.stain.profile import Array, Bytes, StainProfile, Vector, check_rgb
 from glomflow.imaging.stain.reinhard import apply_reinhard, lab_moments, reinhard_profile
 from glomflow.imaging.stain.statistics import (
-    amount_percentile,
+    amount_percentiles,
     angle_percentiles,
     density_moments,
     tissue_pixels,
 )
 from glomflow.imaging.stain.vahadane import dictionary_vectors
 from glomflow.imaging.stain.vectors import (
+    amount_weights,
     check_stains,
     extreme_vectors,
     ordered,
@@ -94,11 +95,10 @@ def estimate_profile(
     if flag:
         return StainProfile(**common, flag=flag)
     counted = tissue if concentrations_over == "tissue" else pixels
-    concentrations = [
-        amount_percentile(counted, density_table(white), weights, CONCENTRATION_PERCENTILE, threads)
-        for weights in np.linalg.pinv(matrix).T
-    ]
-    return vector_profile(matrix, np.array(concentrations), common)
+    concentrations = amount_percentiles(
+        counted, density_table(white), amount_weights(matrix), CONCENTRATION_PERCENTILE, threads
+    )
+    return vector_profile(matrix, concentrations, common)
 
 
 def little_tissue(tissue_pixels: int, settings: Stain) -> str:

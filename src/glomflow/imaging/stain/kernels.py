@@ -21,9 +21,6 @@ PART = 16384
 BLOCK = 512
 """Pixels whose intermediate values stay in the processor's first cache; a multiple of 4."""
 
-MIDDLE = 60.0
-"""Lightness that sums are taken about, so that squares stay small and precise."""
-
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -93,6 +90,29 @@ def _add_rows(_typing: Any, table: Any, pixels: Any, pixel: Any, last: Any, sums
 
 
 @_generated
+def _signs(_typing: Any, table: Any, pixels: Any, pixel: Any) -> Any:
+    """Returns one bit for each sum of three rows of a (3, 256, 4) table: whether it is 0 or less."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        one, two, three = _rows(context, builder, signature, arguments, arguments[2])
+        sums = builder.fadd(builder.fadd(one, two), three)
+        bits = builder.bitcast(builder.fcmp_ordered("<=", sums, sums.type([0.0] * 4)), ir.IntType(4))
+        return builder.zext(bits, ir.IntType(64))
+
+    return types.uint64(table, pixels, pixel), code
+
+
+@_generated
+def _lowest_bit(_typing: Any, word: Any) -> Any:
+    """Returns the place of the lowest bit of a word that is not 0."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.uint64(types.uint64), code
+
+
+@_generated
 def _product_of_rows(_typing: Any, table: Any, pixels: Any, pixel: Any) -> Any:
     """Returns the product of three rows of a (3, 256, 4) table less a half, as four bytes in a word."""
 
@@ -109,6 +129,18 @@ def _product_of_rows(_typing: Any, table: Any, pixels: Any, pixel: Any) -> Any:
         return builder.bitcast(samples, ir.IntType(32))
 
     return types.uint32(table, pixels, pixel), code
+
+
+@_generated
+def _read_word(_typing: Any, pixels: Any, index: Any) -> Any:
+    """Reads a pixel, R in the lowest byte, and a fourth byte beyond it, in one go."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.gep(data, [builder.mul(arguments[1], arguments[1].type(3))])
+        return builder.load(builder.bitcast(place, ir.IntType(32).as_pointer()), align=1)
+
+    return types.uint32(pixels, index), code
 
 
 @_generated
@@ -160,16 +192,22 @@ def keep_tissue(pixels: Bytes, start: int, stop: int, table: Bytes, kept: Bytes)
         How many.
     """
     # Unsigned, so that no index is checked for counting from the end.
-    last = np.uint64(start)
-    # Unsigned, so that no index is checked for counting from the end.
-    for i in range(np.uint64(start), np.uint64(stop)):
+    last, end = np.uint64(start), np.uint64(max(start, stop - 1))
+    low = np.uint32(255)
+    for i in range(np.uint64(start), end):
+        # Whole words, of which the next overwrites the fourth byte: written whether kept or not, as a branch
+        # that cannot be predicted costs more than the rest.
+        word = _read_word(pixels, i)
+        total = table[0, word & low] + table[1, (word >> np.uint32(8)) & low]
+        total += table[2, (word >> np.uint32(16)) & low]
+        _write_word(kept, last, word)
+        last += np.uint64(np.uint8(total - 1) < np.uint8(63))
+    for i in range(end, np.uint64(stop)):
         red, green, blue = pixels[i, 0], pixels[i, 1], pixels[i, 2]
         total = table[0, red] + table[1, green] + table[2, blue]
-        # Written whether kept or not: a branch that cannot be predicted costs more than the rest.
-        kept[last, 0] = red
-        kept[last, 1] = green
-        kept[last, 2] = blue
-        last += np.uint64(np.uint8(total - 1) < np.uint8(63))
+        if np.uint8(total - 1) < np.uint8(63):
+            kept[last, 0], kept[last, 1], kept[last, 2] = red, green, blue
+            last += np.uint64(1)
     return np.int64(last) - start
 
 
@@ -195,53 +233,33 @@ def density_moments(pixels: Bytes, start: int, stop: int, table: Array, sums: Ar
 
 
 @_compiled
-def angle_tails(pixels: Bytes, start: int, stop: int, along: Array, bounds: Array, found: Array) -> Any:
-    """Collects the pixels whose angle between two axes lies outside two bounds.
+def collect(pixels: Bytes, start: int, stop: int, table: Array, tested: Any, found: Array) -> Any:
+    """Collects two sums over channels of the pixels for which a condition holds.
 
     Args:
         pixels: (N, 3) uint8.
         start: First pixel.
         stop: One past the last.
-        along: (2, 3, 256) part of each level in the position along the two axes.
-        bounds: (2, 2) cosine and sine of the lower and of the upper bound, both within 90 degrees of 0.
-        found: (N, 2): filled from ``start`` with positions.
+        table: (3, 256, 4) part of each level in four sums.
+        tested: Which sums are tested, one bit each: a pixel is collected if one of them is 0 or less.
+        found: (N, 2): filled from ``start`` with the first two sums.
 
     Returns:
         How many.
     """
-    low_x, low_y, high_x, high_y = bounds[0, 0], bounds[0, 1], bounds[1, 0], bounds[1, 1]
-    last = np.uint64(start)
-    for i in range(np.uint64(start), np.uint64(stop)):
-        red, green, blue = pixels[i, 0], pixels[i, 1], pixels[i, 2]
-        x = along[0, 0, red] + along[0, 1, green] + along[0, 2, blue]
-        y = along[1, 0, red] + along[1, 1, green] + along[1, 2, blue]
-        found[last, 0] = x
-        found[last, 1] = y
-        # Past 90 degrees the two comparisons alone would not tell the sides apart.
-        last += np.uint64((y * low_x <= x * low_y) | (y * high_x >= x * high_y) | (x <= 0.0))
-    return np.int64(last) - start
-
-
-@_compiled
-def amount_tail(pixels: Bytes, start: int, stop: int, parts: Array, floor: float, found: Array) -> Any:
-    """Collects amounts of a stain that reach a floor.
-
-    Args:
-        pixels: (N, 3) uint8.
-        start: First pixel.
-        stop: One past the last.
-        parts: (3, 256) part of each level in the amount.
-        floor: Least amount to collect.
-        found: (N): filled from ``start`` with amounts.
-
-    Returns:
-        How many.
-    """
-    last = np.uint64(start)
-    for i in range(np.uint64(start), np.uint64(stop)):
-        amount = parts[0, pixels[i, 0]] + parts[1, pixels[i, 1]] + parts[2, pixels[i, 2]]
-        found[last] = amount
-        last += np.uint64(amount >= floor)
+    last, end, bits = np.uint64(start), np.uint64(stop), np.uint64(tested)
+    for first in range(np.uint64(start), end, np.uint64(64)):
+        # Few pixels are collected: 64 at a time are marked first, without a write whose place is yet unknown.
+        marks = np.uint64(0)
+        for i in range(min(np.uint64(64), end - first)):
+            marks |= np.uint64((_signs(table, pixels, first + i) & bits) != 0) << i
+        while marks != 0:
+            i = first + _lowest_bit(marks)
+            red, green, blue = pixels[i, 0], pixels[i, 1], pixels[i, 2]
+            for part in range(2):
+                found[last, part] = table[0, red, part] + table[1, green, part] + table[2, blue, part]
+            last += np.uint64(1)
+            marks &= marks - np.uint64(1)
     return np.int64(last) - start
 
 
@@ -285,7 +303,9 @@ def _root(x: Any) -> Any:
 
 @_compiled
 def lab_moments(pixels: Bytes, start: int, stop: int, parts: Floats, sums: Array) -> None:
-    """Sums CIELAB values of tissue, L* less ``MIDDLE``, by parts: (parts, 7) count, 3 sums, 3 squares.
+    """Sums CIELAB values of tissue, less those of a part's first pixel, by parts.
+
+    So squares stay small and precise, also where all pixels are alike.
 
     Args:
         pixels: (N, 3) uint8.
@@ -293,10 +313,15 @@ def lab_moments(pixels: Bytes, start: int, stop: int, parts: Floats, sums: Array
         stop: One past the last.
         parts: (3, 256, 4) part of each level in X / Xn, Y / Yn, Z / Zn, and in what adds up to 1 to 63 for
             tissue.
-        sums: Filled from row ``start`` to ``stop``.
+        sums: (parts, 10), filled from row ``start`` to ``stop``: count, 3 sums, 3 squares, and what was taken
+            off L*, a* and b*.
     """
     light = np.empty((4, BLOCK), np.float32)
     for part in range(start, stop):
+        _add_rows(parts, pixels, part * PART, pixels.shape[0] - 1, light, 0)
+        fx, fy, fz = _root(light[0, 0]), _root(light[1, 0]), _root(light[2, 0])
+        m0 = np.float32(116.0) * fy - np.float32(16.0)
+        m1, m2 = np.float32(500.0) * (fx - fy), np.float32(200.0) * (fy - fz)
         count = s0 = s1 = s2 = q0 = q1 = q2 = 0.0
         last = min((part + 1) * PART, pixels.shape[0])
         for first in range(part * PART, last, BLOCK):
@@ -309,9 +334,9 @@ def lab_moments(pixels: Bytes, start: int, stop: int, parts: Floats, sums: Array
                 fx, fy, fz = _root(light[0, i]), _root(light[1, i]), _root(light[2, i])
                 inside = (light[3, i] >= np.float32(1.0)) & (light[3, i] < np.float32(64.0))
                 counted = np.float32(1.0) if inside else np.float32(0.0)
-                lightness = counted * (np.float32(116.0) * fy - np.float32(16.0 + MIDDLE))
-                a = counted * (np.float32(500.0) * (fx - fy))
-                b = counted * (np.float32(200.0) * (fy - fz))
+                lightness = counted * (np.float32(116.0) * fy - np.float32(16.0) - m0)
+                a = counted * (np.float32(500.0) * (fx - fy) - m1)
+                b = counted * (np.float32(200.0) * (fy - fz) - m2)
                 n += counted
                 t0 += lightness
                 t1 += a
@@ -329,6 +354,7 @@ def lab_moments(pixels: Bytes, start: int, stop: int, parts: Floats, sums: Array
         sums[part, 0] = count
         sums[part, 1], sums[part, 2], sums[part, 3] = s0, s1, s2
         sums[part, 4], sums[part, 5], sums[part, 6] = q0, q1, q2
+        sums[part, 7], sums[part, 8], sums[part, 9] = m0, m1, m2
 
 
 @_compiled

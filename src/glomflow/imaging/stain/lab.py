@@ -20,6 +20,7 @@ TO_RELATIVE = TO_XYZ / XYZ_OF_WHITE[:, None]
 FROM_RELATIVE = np.linalg.inv(TO_RELATIVE)
 LAB_OF_ROOTS = np.array([[0.0, 116.0, 0.0], [500.0, -500.0, 0.0], [0.0, 200.0, -200.0]])
 """L* + 16, a*, b* of the cube roots of X, Y, Z (CIE 15)."""
+ROOTS_OF_LAB = np.linalg.inv(LAB_OF_ROOTS)
 EPSILON = 216.0 / 24389.0
 KAPPA = 24389.0 / 27.0
 

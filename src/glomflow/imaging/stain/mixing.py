@@ -7,6 +7,7 @@ import numpy as np
 from glomflow.imaging.stain.density import density_table, flat_pixels
 from glomflow.imaging.stain.parallel import in_threads
 from glomflow.imaging.stain.profile import Array, Bytes, StainProfile
+from glomflow.imaging.stain.vectors import amount_weights
 
 LARGEST_LOGARITHM = 200.0
 """Keeps a product of three factors within float64; reached by no colour that a camera records."""
@@ -18,7 +19,7 @@ def mixing_matrix(source: StainProfile, target: StainProfile) -> Array:
     Amounts are the least squares solution; they are scaled so that their 99th percentiles agree.
     """
     scale = np.asarray(target.concentrations) / np.asarray(source.concentrations)
-    mix: Array = (np.linalg.pinv(np.asarray(source.matrix)) * scale) @ np.asarray(target.matrix)
+    mix: Array = (amount_weights(np.asarray(source.matrix)).T * scale) @ np.asarray(target.matrix)
     return mix
 
 
@@ -32,10 +33,12 @@ def level_factors(source: StainProfile, target: StainProfile) -> Array:
         (3, 3, 256) float64: result channel, source channel, level. The product over source channels is
         the result plus 1, unrounded.
     """
-    logarithms = -density_table(source.background)[None] * mixing_matrix(source, target).T[:, :, None]
-    factors: Array = np.exp(np.clip(logarithms, -LARGEST_LOGARITHM, LARGEST_LOGARITHM))
-    factors[:, 0] *= np.asarray(target.background)[:, None]
-    return factors
+    logarithms = density_table(source.background)[:, :, None] * -mixing_matrix(source, target)[:, None, :]
+    np.maximum(logarithms, -LARGEST_LOGARITHM, out=logarithms)
+    np.minimum(logarithms, LARGEST_LOGARITHM, out=logarithms)
+    factors: Array = np.exp(logarithms, out=logarithms)
+    factors[0] *= np.asarray(target.background)
+    return factors.transpose(2, 0, 1)
 
 
 def apply_vectors(

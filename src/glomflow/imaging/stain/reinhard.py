@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from glomflow.imaging.stain.density import Tissue, density_table, flat_pixels, tissue_table
-from glomflow.imaging.stain.lab import FROM_RELATIVE, LAB_OF_ROOTS, TO_RELATIVE, linear_table
+from glomflow.imaging.stain.lab import FROM_RELATIVE, LAB_OF_ROOTS, ROOTS_OF_LAB, TO_RELATIVE, linear_table
 from glomflow.imaging.stain.parallel import in_threads
 from glomflow.imaging.stain.profile import Array, Bytes, Floats, StainProfile, Vector
 
@@ -28,7 +28,7 @@ def lab_moments(pixels: Bytes, tissue: Tissue, threads: int | None) -> Array:
     """
     from glomflow.imaging.stain import kernels
 
-    sums = np.zeros((-(-pixels.shape[0] // kernels.PART), 7))
+    sums = np.zeros((-(-pixels.shape[0] // kernels.PART), 10))
     levels, _ = _single_precision()
     parts = levels.copy()
     parts[:, :, 3] = tissue_table(tissue)
@@ -37,10 +37,10 @@ def lab_moments(pixels: Bytes, tissue: Tissue, threads: int | None) -> Array:
         kernels.lab_moments(pixels, first, last, parts, sums)
 
     in_threads(work, len(sums), threads)
-    moments: Array = sums.sum(axis=0)
-    count, lightness = moments[:2]
-    moments[1] += count * kernels.MIDDLE
-    moments[4] += (2.0 * lightness + count * kernels.MIDDLE) * kernels.MIDDLE
+    count, total, squares, middle = sums[:, :1], sums[:, 1:4], sums[:, 4:7], sums[:, 7:]
+    squares += (2.0 * total + count * middle) * middle
+    total += count * middle
+    moments: Array = sums[:, :7].sum(axis=0)
     return moments
 
 
@@ -67,9 +67,8 @@ def lab_mapping(source: StainProfile, target: StainProfile) -> tuple[Array, Arra
     scale = np.asarray(target.lab_std) / np.asarray(source.lab_std)
     shift = np.asarray(target.lab_mean) - scale * np.asarray(source.lab_mean)
     # L*, a*, b* are linear in the roots, and so is the whole step, but for L* = 116 f - 16.
-    back = np.linalg.inv(LAB_OF_ROOTS)
-    mix = back @ (scale[:, None] * LAB_OF_ROOTS)
-    return mix, back @ (shift + (1.0 - scale) * np.array([16.0, 0.0, 0.0]))
+    mix = ROOTS_OF_LAB @ (scale[:, None] * LAB_OF_ROOTS)
+    return mix, ROOTS_OF_LAB @ (shift + (1.0 - scale) * np.array([16.0, 0.0, 0.0]))
 
 
 def fade_table(background: Vector) -> Array:

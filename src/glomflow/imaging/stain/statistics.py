@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from glomflow.imaging.stain.density import Tissue, tissue_table
+from glomflow.imaging.stain.density import Tissue, flat_pixels, tissue_table
 from glomflow.imaging.stain.parallel import in_threads
 from glomflow.imaging.stain.profile import Array, Bytes
 
@@ -16,8 +16,9 @@ SAMPLE = (1024, 4096)
 LARGE = 131_072
 """Pixels from which an image is large: sorting the larger sample pays off by shorter tails."""
 LEAST_SAMPLE = 256
-RIGHT_ANGLE = 1.5
-"""A little less than 90 degrees."""
+_LAST_TWO = 0b1100
+_ANY_BUT_SECOND = 0b1101
+"""Bits of the sums that are tested."""
 
 
 def tissue_pixels(pixels: Bytes, tissue: Tissue, threads: int | None) -> Bytes:
@@ -35,7 +36,7 @@ def tissue_pixels(pixels: Bytes, tissue: Tissue, threads: int | None) -> Bytes:
     def fill(start: int, stop: int, found: Array) -> Any:
         return keep_tissue(pixels, start, stop, table, found)
 
-    kept = _collected(np.empty_like(pixels), fill, threads).view()
+    kept = _joined(np.empty_like(pixels), fill, threads).view()
     kept.flags.writeable = False
     return kept
 
@@ -71,79 +72,92 @@ def angle_percentiles(
         percentile: The lower percentile, 0 to 50; the upper is 100 less this.
         threads: Number of threads.
     """
-    from glomflow.imaging.stain.kernels import angle_tails
+    rows = np.empty((3, 256, 4))
+    x, y, above, below = np.moveaxis(rows, 2, 0)
+    x[:], y[:] = table * axes[:, :1], table * axes[:, 1:]
 
-    along = np.ascontiguousarray(table[None] * axes.T[:, :, None])
-    room = np.empty((pixels.shape[0], 2))
-
-    def tails(low: float, high: float) -> Array:
-        bounds = np.array([[np.cos(low), np.sin(low)], [np.cos(high), np.sin(high)]])
-
-        def fill(start: int, stop: int, found: Array) -> Any:
-            return angle_tails(pixels, start, stop, along, bounds, found)
-
-        found = _collected(room, fill, threads)
-        return np.arctan2(found[:, 1], found[:, 0])
+    def tails(counted: Bytes, low: float, high: float) -> Array:
+        # Slopes y / x of at most ``low`` or at least ``high``, and what is not in front of the axes' origin.
+        np.subtract(y, low * x, out=above)
+        np.subtract(high * x, y, out=below)
+        return _collected(counted, rows, _ANY_BUT_SECOND, threads)
 
     sample = _sample(pixels)
     share = _share(percentile, sample.shape[0])
     if share < 0.5:
-        angles = np.arctan2(sum_of_levels(sample, along[1]), sum_of_levels(sample, along[0]))
-        angles.sort()
+        slopes = _slopes(tails(sample, 0.0, 0.0))
         # Any bounds will do that hold enough pixels: no interpolation.
-        low, high = angles[int(share * angles.size)], angles[-1 - int(share * angles.size)]
-        if -RIGHT_ANGLE < low < high < RIGHT_ANGLE:
-            found = tails(low, high)
-            ends = _ends(pixels.shape[0], found[found <= low], found[found >= high], percentile)
+        outer = int(share * slopes.size)
+        if outer < slopes.size:
+            low, high = np.partition(slopes, [outer, slopes.size - 1 - outer])[[outer, -1 - outer]]
+            slopes = _slopes(tails(pixels, low, high))
+            ends = _ends(pixels.shape[0], slopes[slopes <= low], slopes[slopes >= high], percentile)
             if ends is not None:
                 return ends
     # Between bounds of 0 and 0 lies no pixel: all are collected.
-    every = tails(0.0, 0.0)
-    return np.percentile(every, [percentile, 100.0 - percentile])
+    every = tails(pixels, 0.0, 0.0)
+    return np.percentile(np.arctan2(every[:, 1], every[:, 0]), [percentile, 100.0 - percentile])
 
 
-def amount_percentile(
+def _slopes(positions: Array) -> Array:
+    """Returns y / x, whose order is that of angles below 90 degrees; nothing if an angle is not."""
+    x, y = positions.T
+    slopes: Array = y / x if x.min(initial=np.inf) > 0.0 else x[:0]
+    return slopes
+
+
+def amount_percentiles(
     pixels: Bytes, table: Array, weights: Array, percentile: float, threads: int | None
-) -> float:
-    """Returns a high percentile, exactly, of a weighted sum of optical densities.
+) -> Array:
+    """Returns a high percentile, exactly, of each of several weighted sums of optical densities.
 
     Args:
         pixels: (N, 3) uint8, at least one.
         table: (3, 256) optical density by level.
-        weights: (3).
+        weights: (S, 3).
         percentile: Percentile, 0 to 100.
         threads: Number of threads.
+
+    Returns:
+        (S).
     """
-    from glomflow.imaging.stain.kernels import amount_tail
+    # Two at a time; an odd one is its own second.
+    pairs = [weights[[first, min(first + 1, len(weights) - 1)]] for first in range(0, len(weights), 2)]
+    found = [_pair_percentiles(pixels, table, pair, percentile, threads) for pair in pairs]
+    return np.concatenate(found)[: len(weights)]
 
-    parts = table * weights[:, None]
-    room = np.empty(pixels.shape[0])
 
-    def tail(floor: float) -> Array:
-        def fill(start: int, stop: int, found: Array) -> Any:
-            return amount_tail(pixels, start, stop, parts, floor, found)
+def _pair_percentiles(
+    pixels: Bytes, table: Array, weights: Array, percentile: float, threads: int | None
+) -> Array:
+    rows = np.empty((3, 256, 4))
+    rows[:, :, :2] = table[:, :, None] * weights.T[:, None, :]
+    rows[:, :, 2:] = -rows[:, :, :2]
+    first = rows[0, :, 2:].copy()
 
-        return _collected(room, fill, threads)
+    def tails(counted: Bytes, floors: Array) -> Array:
+        np.add(first, floors, out=rows[0, :, 2:])
+        return _collected(counted, rows, _LAST_TWO, threads)
 
     sample = _sample(pixels)
     share = _share(100.0 - percentile, sample.shape[0])
-    found = room[:0]
-    if share < 0.5:
-        amounts = np.sort(sum_of_levels(sample, parts))
-        found = tail(float(amounts[-1 - int(share * amounts.size)]))
     lower, upper, between = ranks_of(percentile, pixels.shape[0])
-    missing = pixels.shape[0] - found.size
-    if lower < missing:
-        found, missing = tail(-np.inf), 0
-    found = np.partition(found, [lower - missing, upper - missing])
-    low, high = found[lower - missing], found[upper - missing]
-    return float(low + (high - low) * between)
-
-
-def sum_of_levels(pixels: Bytes, parts: Array) -> Array:
-    """Returns the sum over channels of what ``parts``, (3, 256), holds for each level of (N, 3) pixels."""
-    total: Array = parts[0][pixels[:, 0]] + parts[1][pixels[:, 1]] + parts[2][pixels[:, 2]]
-    return total
+    if share < 0.5:
+        place = sample.shape[0] - 1 - int(share * sample.shape[0])
+        floors = np.partition(tails(sample, np.full(2, -np.inf)), place, axis=0)[place]
+        found = tails(pixels, floors)
+        tops = [amounts[amounts >= floor] for amounts, floor in zip(found.T, floors, strict=True)]
+    else:
+        tops = [np.empty(0)] * 2
+    if lower < pixels.shape[0] - min(top.size for top in tops):
+        tops = list(tails(pixels, np.full(2, -np.inf)).T)
+    values = []
+    for top in tops:
+        missing = pixels.shape[0] - top.size
+        ordered = np.partition(top, [lower - missing, upper - missing])
+        low, high = ordered[lower - missing], ordered[upper - missing]
+        values.append(low + (high - low) * between)
+    return np.array(values)
 
 
 def ranks_of(percentile: float, count: int) -> tuple[int, int, float]:
@@ -155,7 +169,7 @@ def ranks_of(percentile: float, count: int) -> tuple[int, int, float]:
 
 def _sample(pixels: Bytes) -> Bytes:
     count = pixels.shape[0]
-    return pixels[:: max(1, count // SAMPLE[count >= LARGE])]
+    return flat_pixels(pixels[:: max(1, count // SAMPLE[count >= LARGE])])
 
 
 def _share(percentile: float, sample: int) -> float:
@@ -164,7 +178,24 @@ def _share(percentile: float, sample: int) -> float:
     return 1.5 * share + 4.0 * float(np.sqrt(share / sample)) if sample >= LEAST_SAMPLE else 1.0
 
 
-def _collected(room: Array, fill: Callable[[int, int, Array], Any], threads: int | None) -> Array:
+def _collected(pixels: Bytes, rows: Array, tested: int, threads: int | None) -> Array:
+    """Returns the first two sums of the pixels of which one sum that is tested is 0 or less, (M, 2).
+
+    Args:
+        pixels: (N, 3) uint8.
+        rows: (3, 256, 4) part of each level in four sums.
+        tested: Bits of the sums that are tested.
+        threads: Number of threads.
+    """
+    from glomflow.imaging.stain.kernels import collect
+
+    def fill(start: int, stop: int, found: Array) -> Any:
+        return collect(pixels, start, stop, rows, tested, found)
+
+    return _joined(np.empty((pixels.shape[0], 2)), fill, threads)
+
+
+def _joined(room: Array, fill: Callable[[int, int, Array], Any], threads: int | None) -> Array:
     """Returns what ``fill(start, stop, room)`` wrote for shares of the rows, joined in order."""
     from glomflow.imaging.stain.kernels import PART
 
@@ -177,13 +208,17 @@ def _collected(room: Array, fill: Callable[[int, int, Array], Any], threads: int
         spans[worker] = (start, start + fill(start, min(last * PART, size), room))
 
     workers = in_threads(work, parts, threads)
-    return np.concatenate([room[start:stop] for start, stop in spans[:workers]])
+    shares = [room[start:stop] for start, stop in spans[:workers]]
+    return shares[0] if workers == 1 else np.concatenate(shares)
 
 
 def _ends(count: int, bottom: Array, top: Array, percentile: float) -> Array | None:
-    """Returns both percentiles of ``count`` angles, if the tails hold them."""
+    """Returns both percentiles of ``count`` angles, if the tails of their slopes hold them."""
     lower, upper, share = ranks_of(percentile, count)
     if upper >= min(bottom.size, top.size):
         return None
-    bottom, top = np.partition(bottom, [lower, upper]), -np.partition(-top, [lower, upper])
-    return np.array([low[lower] + (low[upper] - low[lower]) * share for low in (bottom, top)])
+    ranks = [lower, upper]
+    bottom, top = np.partition(bottom, ranks)[ranks], -np.partition(-top, ranks)[ranks]
+    near, far = np.arctan([bottom, top]).T
+    ends: Array = near + (far - near) * share
+    return ends

@@ -56,9 +56,23 @@ def principal_axes(moments: Array, stains: int) -> tuple[Array, str]:
         return np.zeros((3, 2)), "tissue has two colours only; three stains cannot be told apart"
     plane = axes[:, 1:]
     forward = plane.T @ mean
-    forward /= np.linalg.norm(forward)
+    forward /= np.hypot(*forward)
     basis: Array = plane @ np.array([forward, [-forward[1], forward[0]]]).T
     return basis, ""
+
+
+def amount_weights(matrix: Array) -> Array:
+    """Returns the weights, (stains, 3), whose sums of optical density are amounts by least squares.
+
+    Args:
+        matrix: (stains, 3) stain vectors.
+    """
+    try:
+        # The transposed pseudo-inverse of rows that are independent, as those of a profile are.
+        weights: Array = np.linalg.solve(matrix @ matrix.T, matrix)
+    except np.linalg.LinAlgError:
+        weights = np.linalg.pinv(matrix).T
+    return weights
 
 
 def vectors_at(angles: Array, axes: Array) -> Array:
