@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class OrdinalHead(nn.Module):
         super().__init__()
         self.severity = nn.Linear(width, 1, bias=False)
         cuts = [math.log(k / (classes - k)) for k in range(1, classes)]
-        gaps = [upper - lower - _SMALLEST_GAP for lower, upper in zip(cuts, cuts[1:], strict=False)]
+        gaps = [upper - lower - _SMALLEST_GAP for lower, upper in pairwise(cuts)]
         self.first = nn.Parameter(torch.tensor(cuts[:1]))
         self.gaps = nn.Parameter(torch.tensor([math.log(math.expm1(gap)) for gap in gaps]))
 
