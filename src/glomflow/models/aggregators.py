@@ -1,9 +1,10 @@
 """Learned multi-instance pooling: attention over the instances of a bag, and the factory of all poolings.
 
 Attention is computed on one vector per instance and weighs whole feature maps, so that what follows
-still sees a map. The vector holds the mean and the maximum over the instance's tokens: a deposit covers
-few tokens, and hardly moves the mean. Padding, as long as it is finite, and the order of the instances
-change nothing; an empty bag gives zeros.
+still sees a map. The vector holds the mean and the maximum over the instance's tokens, for what covers
+few tokens hardly moves the mean (on phantom micrographs, whose deposits are not that small, the mean alone
+did as well). Padding, as long as it is finite, and the order of the instances change nothing; an empty bag
+gives zeros.
 """
 
 from __future__ import annotations
