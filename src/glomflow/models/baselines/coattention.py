@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from glomflow import config
-from glomflow.models.baselines.base import Baseline, classifier
-from glomflow.models.baselines.transformer import GatedPooling, MaskedAttention, TransformerBlocks
+from glomflow.models.attention import CrossAttention
+from glomflow.models.baselines.base import Baseline
+from glomflow.models.baselines.transformer import GatedPooling, TransformerBlocks
 from glomflow.models.batch import Batch, Pooled
 from glomflow.models.outputs import Outputs
 
@@ -45,7 +46,7 @@ class CoAttention(Baseline):
         self.guides = tuple(name for name in self.modalities if name != "TEM")
         if "TEM" in self.modalities:
             self.query = nn.Parameter(torch.randn(1, 1, width) * width**-0.5)
-            self.coattention = MaskedAttention(width, model.cmsa.heads)
+            self.coattention = CrossAttention(self.modalities, width, model.cmsa.heads)
         self.encoders = nn.ModuleDict(
             {
                 name: TransformerBlocks(_LAYERS, width, model.cmsa.heads, 2 * width, _DROPOUT)
@@ -53,7 +54,7 @@ class CoAttention(Baseline):
             }
         )
         self.poolings = nn.ModuleDict({name: GatedPooling(width) for name in self.modalities})
-        self.fusion = classifier(model, len(self.modalities) * width, classes)
+        self.fusion = self.classifier(len(self.modalities) * width)
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -62,7 +63,7 @@ class CoAttention(Baseline):
 
     @property
     def static_pooling(self) -> bool:
-        """False: bags are passed on whole, and keeping them pooled would take more memory, not less."""
+        """False: bags are passed on whole, and keeping them would take more memory, not less."""
         return False
 
     def pool(self, batch: Batch) -> Pooled:
@@ -93,27 +94,30 @@ class CoAttention(Baseline):
         Returns:
             Logits of the fusion head, and the weight of every instance.
         """
-        tokens = {name: torch.relu(values) for name, values in self.tokens(pooled).items()}
+        present = self.presence(pooled)
+        tokens = {name: torch.relu(values) for name, values in self.tokens(pooled, present).items()}
+        masks = {name: pooled.token_mask[name] & present[name][:, None] for name in self.modalities}
         summaries, weights = [], {}
         for name in self.modalities:
+            entered, mask, attention = tokens[name], masks[name], None
             if name == "TEM":
-                entered, mask, attention = self._guided(tokens, pooled)
-            else:
-                entered, mask, attention = tokens[name], pooled.token_mask[name], None
+                entered, mask, attention = self._guided(tokens, masks)
             summary, shares = self.poolings[name](self.encoders[name](entered, mask), mask)
             summaries.append(summary)
             if attention is not None:
                 shares = (shares[:, None] @ attention).squeeze(1)
             weights[name] = shares.reshape(*pooled.kept[name].shape, -1).sum(2)
         logits = self.fusion(torch.cat(summaries, dim=1))
-        return Outputs({"fusion": logits}, self.presence(pooled), weights, pooled.kept)
+        return Outputs({"fusion": logits}, present, weights, pooled.kept)
 
-    def _guided(self, tokens: Mapping[str, Tensor], pooled: Pooled) -> tuple[Tensor, Tensor, Tensor]:
+    def _guided(
+        self, tokens: Mapping[str, Tensor], masks: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns what the guides read from TEM (B, Q, D), their mask (B, Q) and attention (B, Q, N)."""
-        there = pooled.present["TEM"][:, None]
+        there = masks["TEM"].any(1, keepdim=True)
         queries = [self.query.expand(len(there), -1, -1), *(tokens[name] for name in self.guides)]
-        masks = [there, *(pooled.token_mask[name] & there for name in self.guides)]
-        answers, attention = self.coattention(
-            torch.cat(queries, dim=1), tokens["TEM"], pooled.token_mask["TEM"]
-        )
-        return answers, torch.cat(masks, dim=1), attention
+        guiding = [there, *(masks[name] & there for name in self.guides)]
+        asking = torch.cat(queries, dim=1)
+        attention = self.coattention.shares(asking, tokens["TEM"], masks["TEM"]).mean(1)
+        answers = self.coattention.answer(asking, tokens["TEM"], masks["TEM"])
+        return answers, torch.cat(guiding, dim=1), attention

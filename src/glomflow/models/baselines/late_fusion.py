@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from glomflow import config
-from glomflow.models.baselines.base import Baseline, classifier
+from glomflow.models.baselines.base import PooledBaseline
 from glomflow.models.batch import Pooled
 from glomflow.models.outputs import Outputs
 
 
-class LateFusion(Baseline):
+class LateFusion(PooledBaseline):
     """Soft voting by networks that never see each other's modality.
 
     Taken from Kittler et al., "On combining classifiers", IEEE TPAMI 20(3), 1998: the sum rule, which adds
@@ -31,9 +31,7 @@ class LateFusion(Baseline):
 
     def __init__(self, model: config.Model, channels: Mapping[str, int], classes: int) -> None:
         super().__init__(model, channels, classes, model.width)
-        self.branches = nn.ModuleDict(
-            {name: classifier(model, width, classes) for name, width in self.widths.items()}
-        )
+        self.branches = nn.ModuleDict({name: self.classifier(width) for name, width in self.widths.items()})
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -49,9 +47,9 @@ class LateFusion(Baseline):
         Returns:
             Logits per branch; under 'fusion' the log of the mean probabilities.
         """
-        summaries = self.summaries(pooled)
-        logits = {name: self.branches[name](summary) for name, summary in summaries.items()}
         present = self.presence(pooled)
+        summaries = self.summaries(pooled, present)
+        logits = {name: self.branches[name](summary) for name, summary in summaries.items()}
         there = torch.stack([present[name] for name in logits])
         logits["fusion"] = soft_vote(torch.stack(list(logits.values())).detach(), there)
         return Outputs(logits, present, pooled.weights, pooled.kept)

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from glomflow import config
-from glomflow.models.baselines.base import Baseline, classifier
-from glomflow.models.baselines.transformer import masked_softmax
-from glomflow.models.batch import Pooled
+from glomflow.models.baselines.base import PooledBaseline
+from glomflow.models.batch import Pooled, masked_softmax
 from glomflow.models.outputs import Outputs
 
 
-class MdlIia(Baseline):
+class MdlIia(PooledBaseline):
     """Self-attention in each modality and across all, then channel and spatial attention.
 
     Taken from Zhang et al., "Predicting breast cancer types on and beyond molecular level in a multi-modal
@@ -22,7 +21,8 @@ class MdlIia(Baseline):
     each modality's map, self-attention on all maps laid side by side, channel and spatial attention on
     their channels, global average pooling of each, and a perceptron over the concatenation. Adapted: three
     modalities of one image or bag each, where mammography had two views; the scores of the attention are
-    scaled; missing modalities are hidden from it and are zeros elsewhere; as the maps do not show the same
+    scaled; missing modalities are hidden from it and are zeros elsewhere (with ``absent: learned`` a
+    stand-in takes their place); as the maps do not show the same
     place, spatial attention is one per modality, and it looks at one token at a time, not at 3 x 3; the
     encoder's stage between the two attentions is left out.
 
@@ -46,7 +46,7 @@ class MdlIia(Baseline):
             nn.Linear(total, max(1, total // 2)), nn.ReLU(), nn.Linear(max(1, total // 2), total)
         )
         self.spatial_attention = nn.Linear(2, 1, bias=False)
-        self.fusion = classifier(model, total, classes)
+        self.fusion = self.classifier(total)
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -62,15 +62,17 @@ class MdlIia(Baseline):
         Returns:
             Logits of the fusion head.
         """
+        present = self.presence(pooled)
+        used = self.used(present)
         maps, masks = [], []
-        for name, tokens in self.tokens(pooled).items():
-            mask = pooled.present[name][:, None].expand(-1, tokens.shape[1])
+        for name, tokens in self.tokens(pooled, present).items():
+            mask = used[name][:, None].expand(-1, tokens.shape[1])
             maps.append(self.intra[name](tokens, mask))
             masks.append(mask)
         together = self.inter(torch.cat(maps, dim=1), torch.cat(masks, dim=1))
         maps = list(together.split([mask.shape[1] for mask in masks], dim=1))
         logits = self.fusion(torch.cat(self._refined(maps, masks), dim=1))
-        return Outputs({"fusion": logits}, self.presence(pooled), pooled.weights, pooled.kept)
+        return Outputs({"fusion": logits}, present, pooled.weights, pooled.kept)
 
     def _refined(self, maps: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
         """Returns the mean token of each map after channel and spatial attention, (B, D)."""

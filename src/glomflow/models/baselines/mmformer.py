@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from glomflow import config
-from glomflow.models.baselines.base import Baseline, classifier
+from glomflow.models.baselines.base import PooledBaseline
 from glomflow.models.baselines.transformer import TransformerBlock, masked_mean
 from glomflow.models.batch import Pooled
+from glomflow.models.heads import linear_head
 from glomflow.models.outputs import Outputs
 
 _DROPOUT = 0.1
 _PERCEPTRON = 8
 
 
-class MmFormer(Baseline):
+class MmFormer(PooledBaseline):
     """Transformers within and between modalities, with missing ones masked.
 
     Taken from Zhang et al., "mmFormer: multimodal medical transformer for incomplete multimodal learning of
@@ -51,8 +52,8 @@ class MmFormer(Baseline):
             {name: TransformerBlock(width, heads, hidden, _DROPOUT) for name in self.modalities}
         )
         self.inter = TransformerBlock(width, heads, hidden, _DROPOUT)
-        self.auxiliary = nn.Linear(width, classes)
-        self.fusion = classifier(model, width, classes)
+        self.auxiliary = linear_head(width, classes, ordinal=model.ordinal)
+        self.fusion = self.classifier(width)
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -68,9 +69,10 @@ class MmFormer(Baseline):
         Returns:
             Logits per head.
         """
+        present = self.presence(pooled)
         encoded, masks, logits = [], [], {}
-        for name, tokens in self.tokens(pooled).items():
-            mask = pooled.present[name][:, None].expand(-1, tokens.shape[1])
+        for name, tokens in self.tokens(pooled, present).items():
+            mask = present[name][:, None].expand(-1, tokens.shape[1])
             marked = tokens + positions(tokens) + self.marks[name]
             encoded.append(self.intra[name](marked, mask))
             masks.append(mask)
@@ -78,7 +80,7 @@ class MmFormer(Baseline):
         mask = torch.cat(masks, dim=1)
         together = self.inter(torch.cat(encoded, dim=1), mask)
         logits["fusion"] = self.fusion(masked_mean(together, mask))
-        return Outputs(logits, self.presence(pooled), pooled.weights, pooled.kept)
+        return Outputs(logits, present, pooled.weights, pooled.kept)
 
 
 def positions(tokens: Tensor) -> Tensor:
