@@ -164,7 +164,8 @@ class Model(Section):
     absent: Literal["zeros", "learned"] = Field(
         "zeros",
         description="What stands in for a modality that a patient lacks: zeros, or a map that is learned "
-        "(not of the kinds that mask it: `late_fusion`, `coattention`, `mmformer` and those on pooled features).",
+        "(not of the kinds that mask it: `late_fusion`, `coattention`, `mmformer` and those on pooled "
+        "features).",
     )
     modality_dropout: Fraction = Field(
         0.0,

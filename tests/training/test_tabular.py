@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from glomflow import config
 from glomflow.errors import GlomflowError
@@ -138,13 +138,12 @@ def test_stages_are_a_task_like_another(tmp_path: Path, stores) -> None:
         np.testing.assert_allclose(columns.sum(axis=1), 1.0)
 
 
-def test_a_trained_encoder_is_an_error_that_names_the_key(tmp_path: Path, stores) -> None:
-    chosen = configuration("logistic_regression", encoder={"name": "resnet10t", "trainable": "last"})
+def test_a_trained_encoder_is_an_error_that_names_the_key() -> None:
     message = (
-        r"models.net.kind: logistic_regression is fitted to cached features, .*set encoder.trainable: none"
+        r"models.net.kind: logistic_regression is fitted to cached .* of OM .*set encoder.trainable: none"
     )
-    with pytest.raises(GlomflowError, match=message):
-        train(tmp_path, stores, chosen)
+    with pytest.raises(ValueError, match=message):
+        configuration("logistic_regression", encoder={"name": "resnet10t", "trainable": "last"})
 
 
 def test_trees_without_validation_patients(tmp_path: Path, stores) -> None:
@@ -172,14 +171,11 @@ def test_a_feature_that_is_no_number_is_an_error(tmp_path: Path) -> None:
         train(tmp_path, stores, configuration("logistic_regression"))
 
 
-def test_damaged_trees_are_an_error(trained, stores, tmp_path: Path) -> None:
-    weights, chosen = trained
-    if chosen.diagnosis.models["net"].kind != "gradient_boosting":
-        pytest.skip("logistic regression has no trees")
-    save_file({"net.booster": torch.zeros(5, dtype=torch.uint8)}, tmp_path / "w.safetensors")
-    (tmp_path / "s.json").write_bytes(weights.with_name("s.json").read_bytes())
+def test_damaged_trees_are_an_error() -> None:
+    net = make_net("gradient_boosting")
+    net.load_state_dict({"booster": torch.zeros(5, dtype=torch.uint8)})
     with pytest.raises(GlomflowError, match=r"gradient_boosting: the weights hold no trees"):
-        predict(tmp_path / "w.safetensors", stores, chosen, ["p42"])
+        net.predict(Batch({"TEM": torch.zeros(1, 1, 1, 1, 4)}, {"TEM": torch.ones(1, 1, dtype=torch.bool)}))
 
 
 def make_table(count: int = 40, validation: int = 10, *, seed: int = 0) -> Table:

@@ -95,10 +95,9 @@ def train_tabular(
         threads: CPU threads of what comes before the fit; trees are grown on one.
 
     Raises:
-        GlomflowError: An encoder is trained, a feature is not finite, the training patients are all of one
-            class, or as for :func:`fit.train_fold`.
+        GlomflowError: A feature is not finite, the training patients are all of one class, or as for
+            :func:`fit.train_fold`.
     """
-    _check_frozen(settings, model_name)
     model = settings.diagnosis.models[model_name]
     with deterministic(threads), torch.no_grad():
         data = FoldData(stores, model.modalities, train_table["patient"].tolist(), features=True)
@@ -143,19 +142,6 @@ def train_tabular(
     )
     with atomic_path(out) as temporary:
         save_file({name: value.contiguous() for name, value in module.state_dict().items()}, temporary)
-
-
-def _check_frozen(settings: config.Config, model_name: str) -> None:
-    model = settings.diagnosis.models[model_name]
-    for modality in model.modalities:
-        if settings.encoder_of(model, modality).trainable != "none":
-            name = settings.encoder_name(model, modality)
-            section = "encoder" if modality not in model.encoders else f"encoders.{name}"
-            raise GlomflowError(
-                f"diagnosis.models.{model_name}.kind: {model.kind} is fitted to cached features, but "
-                f"{section}.trainable is not none; set {section}.trainable: none, or give the model's "
-                "encoders names of frozen ones"
-            )
 
 
 def _pooled(module: PatientModel, data: FoldData) -> Pooled:
@@ -205,7 +191,9 @@ def fit_logistic(net: LogisticNet, table: Table, seed: int, *, balanced: bool = 
     strength = choose_strength(features, absent, labels, seed, balanced=balanced)
     mean, scale = _scaler(features)
     columns = _columns(features, absent, mean, scale)
-    coef, intercept = _logistic(columns, labels, strength, net.classes, balanced)
+    axes = _axes(columns)
+    rotated, intercept = _logistic(columns @ axes.T, labels, strength, net.classes, balanced)
+    coef = rotated @ axes
     for name, value in (("mean", mean), ("scale", scale), ("coef", coef), ("intercept", intercept)):
         net.get_buffer(name).copy_(torch.from_numpy(value))
     return {"C": strength, "trained_parameters": coef.size + intercept.size}
@@ -236,6 +224,7 @@ def choose_strength(
         held, rest = folds == fold, folds != fold
         mean, scale = _scaler(features[rest])
         columns = _columns(features, absent, mean, scale)
+        columns = columns @ _axes(columns[rest]).T
         for number, strength in enumerate(STRENGTHS):
             coef, intercept = _logistic(columns[rest], labels[rest], strength, classes, balanced)
             logits = columns[held] @ coef.T + intercept
@@ -274,27 +263,31 @@ def _columns(features: np.ndarray, absent: np.ndarray, mean: np.ndarray, scale: 
     return np.hstack([np.nan_to_num((features - mean) * scale, nan=0.0), absent.astype(np.float64)])
 
 
+def _axes(columns: np.ndarray) -> np.ndarray:
+    """Returns orthonormal axes (r, F) of the space that the patients' (n, F) columns span.
+
+    The optimum of a logistic regression with an L2 penalty lies in there, so that the fit can be done on
+    r coordinates instead of F columns: this changes nothing but the time it takes.
+    """
+    _, sizes, axes = np.linalg.svd(columns, full_matrices=False)
+    return np.asarray(axes[sizes > 1e-10 * sizes.max(initial=0.0)])
+
+
 def _logistic(
     columns: np.ndarray, labels: np.ndarray, strength: float, classes: int, balanced: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns coefficients (K, F) and intercepts (K,) of a logistic regression with an L2 penalty.
-
-    Where there are more columns than patients the optimum lies in the span of the patients: the fit is
-    done on coordinates in there, which changes nothing but the time it takes.
-    """
+    """Returns coefficients (K, F) and intercepts (K,) of a logistic regression with an L2 penalty."""
     from sklearn.linear_model import LogisticRegression
 
-    _, sizes, axes = np.linalg.svd(columns, full_matrices=False)
-    axes = axes[sizes > 1e-10 * sizes.max(initial=0.0)]
     weights = "balanced" if balanced else None
     model = LogisticRegression(C=strength, class_weight=weights, max_iter=5000, tol=1e-6)
-    model.fit(columns @ axes.T, labels)
-    rotated, offsets = model.coef_, model.intercept_
+    model.fit(columns, labels)
+    found, offsets = model.coef_, model.intercept_
     if len(model.classes_) == 2:
-        rotated, offsets = np.vstack([-rotated, rotated]) / 2, np.concatenate([-offsets, offsets]) / 2
+        found, offsets = np.vstack([-found, found]) / 2, np.concatenate([-offsets, offsets]) / 2
     coef = np.zeros((classes, columns.shape[1]))
     intercept = np.full(classes, _UNSEEN)
-    coef[model.classes_], intercept[model.classes_] = rotated @ axes, offsets
+    coef[model.classes_], intercept[model.classes_] = found, offsets
     return coef, intercept
 
 
