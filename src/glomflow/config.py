@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from glomflow.config_base import Count, Name, Positive, Section
 from glomflow.config_imaging import GlomerulusCrops, Imaging, ImCrops, Ingest, Stain, TemTiles
-from glomflow.config_models import Cmsa, Encoder, Loss, Model, Smil
+from glomflow.config_models import Cmsa, Encoder, Loss, Model, Smil, TabularKinds
 from glomflow.config_training import Explanations, Folds, Search, Training
 
 DEFAULT_ENCODER = "default"
@@ -215,6 +215,20 @@ class Config(Section):
                     raise ValueError(
                         f"diagnosis.models.{name}.encoders.{modality}: '{encoder}' is not among encoders "
                         f"({known}); add it there or correct the name"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _tabular_models_have_features(self) -> Self:
+        for name, model in self.diagnosis.models.items():
+            for modality in model.modalities if model.kind in TabularKinds else ():
+                if self.encoder_of(model, modality).trainable != "none":
+                    encoder = self.encoder_name(model, modality)
+                    section = "encoder" if encoder == DEFAULT_ENCODER else f"encoders.{encoder}"
+                    raise ValueError(
+                        f"diagnosis.models.{name}.kind: {model.kind} is fitted to cached features, but the "
+                        f"encoder of {modality} is trained; set {section}.trainable: none, or name a frozen "
+                        f"encoder in diagnosis.models.{name}.encoders"
                     )
         return self
 

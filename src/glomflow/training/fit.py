@@ -15,6 +15,7 @@ from torch import Tensor
 
 import glomflow
 from glomflow import config
+from glomflow.config_models import TabularKinds
 from glomflow.errors import GlomflowError
 from glomflow.files import atomic_path, write_json
 from glomflow.models.batch import Pooled, concatenate
@@ -79,6 +80,11 @@ def train_fold(
         GlomflowError: A label is no class, no training patient has any of the model's modalities,
             selection needs validation patients that are not there, or the loss is not finite.
     """
+    if settings.diagnosis.models[model_name].kind in TabularKinds:
+        from glomflow.training.tabular import train_tabular
+
+        train_tabular(train_table, stores, settings, model_name, seed, out, history, settings_json)
+        return
     with deterministic(threads):
         module, task = _prepare(train_table, stores, settings, model_name, seed, resolve_device(device))
         digest = _digest(train_table, stores, settings, model_name, seed)
@@ -99,7 +105,7 @@ def _prepare(
     """Reads the fold's data and builds the model, standardised on the training patients."""
     model = settings.diagnosis.models[name]
     data = FoldData(stores, model.modalities, table["patient"].tolist(), features=is_frozen(settings))
-    train, validation = _split(table, data, name)
+    train, validation = split_places(table, data, name)
     channels = {key: bags.shape[-1] for key, bags in data.bags.items()} if is_frozen(settings) else None
     with seeded_torch(settings.run.seed, seed, "weights"):
         module = build_model(settings, model, channels=channels, pretrained=True)
@@ -110,7 +116,7 @@ def _prepare(
         name=name,
         module=module,
         source=make_source(module, data, device, settings.diagnosis.training),
-        labels=_class_numbers(table, settings.classes_of(model.task)).to(device),
+        labels=class_numbers(table, settings.classes_of(model.task)).to(device),
         patients=data.patients,
         train=train,
         validation=validation,
@@ -239,8 +245,17 @@ def random_flips(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(columns, images.flip(2), images)
 
 
-def _split(table: pd.DataFrame, data: FoldData, name: str) -> tuple[Tensor, Tensor]:
-    """Returns the places of the training and the validation patients who have any modality."""
+def split_places(table: pd.DataFrame, data: FoldData, name: str) -> tuple[Tensor, Tensor]:
+    """Returns the places of the training and the validation patients who have any modality.
+
+    Args:
+        table: TRAINING rows.
+        data: The same patients.
+        name: Name of the model, for messages.
+
+    Raises:
+        GlomflowError: A patient is of another split, or no training patient has a modality.
+    """
     strange = table[~table["split"].isin(["train", "validation"])]
     if len(strange):
         row = strange.iloc[0]
@@ -268,7 +283,16 @@ def _split(table: pd.DataFrame, data: FoldData, name: str) -> tuple[Tensor, Tens
     return torch.from_numpy(train), torch.from_numpy(validation)
 
 
-def _class_numbers(table: pd.DataFrame, classes: Sequence[str]) -> Tensor:
+def class_numbers(table: pd.DataFrame, classes: Sequence[str]) -> Tensor:
+    """Returns the (P,) int64 class number of every patient.
+
+    Args:
+        table: TRAINING rows.
+        classes: Names of the classes, in the order of their numbers.
+
+    Raises:
+        GlomflowError: A label is no class.
+    """
     unknown = table[~table["label"].isin(list(classes))]
     if len(unknown):
         row = unknown.iloc[0]
