@@ -16,7 +16,7 @@ import pandas as pd
 from glomflow import config
 from glomflow.tables import CROPS, TRAINING, read_table, write_table
 from glomflow.training.data import StoreRef
-from glomflow.training.fit import FoldFiles, train_fold
+from glomflow.training.fit import train_fold
 
 CLASSES = ["IgAN", "MN", "LN"]
 SHARDS = 2
@@ -115,11 +115,6 @@ def settings(
     )
 
 
-def files_in(folder: Path) -> FoldFiles:
-    names = ("w.safetensors", "h.parquet", "s.json", "checkpoint.pt")
-    return FoldFiles(*(folder / name for name in names))
-
-
 def train(
     folder: Path, stores: dict[str, list[StoreRef]], configuration: config.Config, **options: object
 ) -> Path:
@@ -131,7 +126,10 @@ def train(
         configuration,
         "net",
         0,
-        files_in(folder),
+        folder / "w.safetensors",
+        folder / "h.parquet",
+        folder / "s.json",
+        folder / "checkpoint.pt",
         device="cpu",
         **options,
     )

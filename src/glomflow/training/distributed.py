@@ -80,7 +80,7 @@ class World:
         for dtype in sorted({each.dtype for each in tensors}, key=str):
             same = [each for each in tensors if each.dtype == dtype]
             flat = self.add(torch.cat([each.flatten() for each in same]))
-            parts = flat.split([each.numel() for each in same])
+            parts = torch.split(flat, [each.numel() for each in same])
             torch._foreach_copy_(same, [part.view_as(each) for part, each in zip(parts, same, strict=True)])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,30 +43,16 @@ _NO_MATTER = {"workers", "tensorboard", "devices"}
 """Keys of the training's section that its result does not depend on, or not beyond rounding."""
 
 
-@dataclass(frozen=True)
-class FoldFiles:
-    """The files of one training.
-
-    Attributes:
-        weights: Weights of the selected epoch, safetensors.
-        history: One row per epoch, HISTORY.
-        settings: JSON that :func:`predict.predict_fold` needs to rebuild the model.
-        checkpoint: The checkpoint; removed at the end.
-    """
-
-    weights: Path
-    history: Path
-    settings: Path
-    checkpoint: Path
-
-
 def train_fold(
     train_table: pd.DataFrame,
     stores: Stores,
     settings: config.Config,
     model_name: str,
     seed: int,
-    files: FoldFiles,
+    out: Path,
+    history: Path,
+    settings_json: Path,
+    checkpoint: Path,
     *,
     device: str | torch.device = "auto",
     threads: int = 1,
@@ -85,7 +70,10 @@ def train_fold(
         settings: The configuration.
         model_name: Key of ``diagnosis.models``.
         seed: Training seed, one of ``diagnosis.training.seeds``.
-        files: Where to write.
+        out: Weights of the selected epoch, safetensors.
+        history: One row per epoch, HISTORY.
+        settings_json: What :func:`predict.predict_fold` needs to rebuild the model.
+        checkpoint: File for checkpoints; removed at the end.
         device: ``auto``, ``cpu`` or ``cuda``, or a device of this process.
         threads: CPU threads.
         checkpoint_interval: Seconds between checkpoints at least.
@@ -106,11 +94,11 @@ def train_fold(
             train_table, stores, settings, model_name, seed, target, world=world, shelf=shelf
         )
         digest = _digest(train_table, stores, settings, model_name, seed)
-        saved = Checkpoint(files.checkpoint, digest, interval=checkpoint_interval)
-        scalars = files.checkpoint.with_suffix(".tensorboard") if task.training.tensorboard else None
+        saved = Checkpoint(checkpoint, digest, interval=checkpoint_interval)
+        scalars = checkpoint.with_suffix(".tensorboard") if task.training.tensorboard else None
         progress = fit(task, saved, observer, scalars=scalars, keep=keep_checkpoint)
     if world.rank == 0:
-        _write(task, progress, settings, seed, module.net.channels, files)
+        _write(task, progress, settings, seed, module.net.channels, out, history, settings_json)
         if not keep_checkpoint:
             saved.remove()
     world.wait()
@@ -145,7 +133,7 @@ def prepare(
     model, training = settings.diagnosis.models[name], settings.diagnosis.training
     frozen = is_frozen(settings, name)
     data = FoldData(stores, model.modalities, table["patient"].tolist(), features=frozen, shelf=shelf)
-    train, validation = _split(table, data, name)
+    train, validation = split_places(table, data, name)
     channels = {key: bags.shape[-1] for key, bags in data.bags.items()} if frozen else None
     with seeded_torch(settings.run.seed, seed, "weights"):
         module = build_model(settings, model, channels=channels, pretrained=True)
@@ -154,7 +142,7 @@ def prepare(
     if module.bank is not None and training.gradient_checkpointing:
         module.bank.set_gradient_checkpointing(True)
     classes = settings.classes_of(model.task)
-    labels = _class_numbers(table, classes)
+    labels = class_numbers(table, classes)
     loss = settings.diagnosis.loss_of(name)
     weights = balanced_weights(labels[train], len(classes)) if loss.class_weights == "balanced" else None
     criterion = Criterion(loss, module.net.heads, weights, summed=model.parity)
@@ -217,7 +205,7 @@ def build_model(
     return PatientModel(build_net(model, channels, len(settings.classes_of(model.task))), bank)
 
 
-def _split(table: pd.DataFrame, data: FoldData, name: str) -> tuple[Tensor, Tensor]:
+def split_places(table: pd.DataFrame, data: FoldData, name: str) -> tuple[Tensor, Tensor]:
     """Returns the places of the training and the validation patients who have any modality."""
     strange = table[~table["split"].isin(["train", "validation"])]
     if len(strange):
@@ -261,7 +249,7 @@ def balanced_weights(labels: Tensor, classes: int) -> Tensor:
     return torch.where(counts > 0, weights, 0.0).float()
 
 
-def _class_numbers(table: pd.DataFrame, classes: Sequence[str]) -> Tensor:
+def class_numbers(table: pd.DataFrame, classes: Sequence[str]) -> Tensor:
     unknown = table[~table["label"].isin(list(classes))]
     if len(unknown):
         row = unknown.iloc[0]
@@ -298,12 +286,14 @@ def _write(
     settings: config.Config,
     seed: int,
     channels: Mapping[str, int],
-    files: FoldFiles,
+    out: Path,
+    history: Path,
+    settings_json: Path,
 ) -> None:
     weights = {name: value.contiguous().cpu() for name, value in progress.best_state.items()}
-    write_table(files.history, pd.DataFrame(progress.history), HISTORY)
+    write_table(history, pd.DataFrame(progress.history), HISTORY)
     write_json(
-        files.settings,
+        settings_json,
         {
             "glomflow": glomflow.__version__,
             "model_name": task.name,
@@ -319,5 +309,5 @@ def _write(
             "trained_parameters": sum(p.numel() for p in task.module.parameters() if p.requires_grad),
         },
     )
-    with atomic_path(files.weights) as temporary:
+    with atomic_path(out) as temporary:
         save_file(weights, temporary)

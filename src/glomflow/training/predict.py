@@ -70,7 +70,7 @@ def predict_fold(
     with deterministic(threads), torch.no_grad():
         frozen = is_frozen(settings, model_name)
         data = FoldData(stores, model.modalities, patients, features=frozen, shelf=shelf)
-        module = _load(settings, model_name, weights, settings_json).to(target).eval()
+        module = load_trained(settings, model_name, weights, settings_json).to(target).eval()
         predictions: list[dict[str, Any]] = []
         instances: list[dict[str, Any]] = []
         key = {"model": model_name, "fold": fold, "seed": seed}
@@ -83,7 +83,7 @@ def predict_fold(
     return pd.DataFrame(predictions, columns=columns), pd.DataFrame(instances, columns=list(INSTANCES))
 
 
-def _load(settings: config.Config, model_name: str, weights: Path, settings_json: Path) -> PatientModel:
+def load_trained(settings: config.Config, model_name: str, weights: Path, settings_json: Path) -> PatientModel:
     trained = read_json(settings_json)
     model = settings.diagnosis.models[model_name]
     now = {

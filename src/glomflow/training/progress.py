@@ -90,4 +90,4 @@ def _writer(folder: Path, first: int) -> Any:
             "diagnosis.training.tensorboard: the package tensorboard is not installed; install the extra "
             "(pip install 'glomflow[tensorboard]') or set tensorboard: false"
         ) from error
-    return SummaryWriter(str(folder), purge_step=first + 1)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder), purge_step=first + 1)

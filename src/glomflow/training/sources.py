@@ -300,7 +300,7 @@ def changed(
     rows = {}
     for name in sorted(instances.rows):
         images = instances.rows[name]
-        pieces = list(zip(images.split(counts[name]), generators, strict=True))
+        pieces = list(zip(torch.split(images, counts[name]), generators, strict=True))
         if name == STAINED and training.stain_augmentation > 0.0 and len(images):
             images = torch.cat([augment_batch(one, own, training.stain_augmentation) for one, own in pieces])
         if training.flips and len(images):
