@@ -98,9 +98,9 @@ def _prepare(
 ) -> tuple[PatientModel, Task]:
     """Reads the fold's data and builds the model, standardised on the training patients."""
     model = settings.diagnosis.models[name]
-    data = FoldData(stores, model.modalities, table["patient"].tolist(), features=is_frozen(settings))
+    data = FoldData(stores, model.modalities, table["patient"].tolist(), features=is_frozen(settings, name))
     train, validation = _split(table, data, name)
-    channels = {key: bags.shape[-1] for key, bags in data.bags.items()} if is_frozen(settings) else None
+    channels = {key: bags.shape[-1] for key, bags in data.bags.items()} if is_frozen(settings, name) else None
     with seeded_torch(settings.run.seed, seed, "weights"):
         module = build_model(settings, model, channels=channels, pretrained=True)
     if module.net.standardise:
@@ -123,9 +123,9 @@ def _prepare(
     )
 
 
-def is_frozen(settings: config.Config) -> bool:
-    """Tells whether the encoder is frozen, so that cached features take the place of crops."""
-    return settings.encoder.trainable == "none"
+def is_frozen(settings: config.Config, model_name: str) -> bool:
+    """Tells whether a model's encoders are frozen, so that cached features take the place of crops."""
+    return settings.is_frozen(settings.diagnosis.models[model_name])
 
 
 def encoder_settings(settings: config.Config, model_name: str) -> dict[str, Any]:
@@ -285,7 +285,8 @@ def _digest(table: pd.DataFrame, stores: Stores, settings: config.Config, model_
     files = []
     for modality in sorted(model.modalities):
         for store in stores[modality]:
-            files += [store.index, store.features if is_frozen(settings) and store.features else store.npy]
+            cached = store.features if is_frozen(settings, model_name) else None
+            files += [store.index, cached or store.npy]
     parts: dict[str, Any] = {
         "table": table[["patient", "split", "label"]].to_numpy().tolist(),
         "classes": settings.classes_of(model.task),

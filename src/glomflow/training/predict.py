@@ -67,7 +67,7 @@ def predict_fold(
     classes = settings.classes_of(model.task)
     target = resolve_device(device)
     with deterministic(threads), torch.no_grad():
-        data = FoldData(stores, model.modalities, patients, features=is_frozen(settings))
+        data = FoldData(stores, model.modalities, patients, features=is_frozen(settings, model_name))
         module = _load(settings, model_name, weights, settings_json).to(target).eval()
         predictions: list[dict[str, Any]] = []
         instances: list[dict[str, Any]] = []
@@ -97,7 +97,10 @@ def _load(settings: config.Config, model_name: str, weights: Path, settings_json
             "delete the weights and train again"
         )
     module = build_model(
-        settings, model, channels=trained["channels"] if is_frozen(settings) else None, pretrained=False
+        settings,
+        model,
+        channels=trained["channels"] if is_frozen(settings, model_name) else None,
+        pretrained=False,
     )
     try:
         module.load_state_dict(load_file(weights), strict=True)
