@@ -231,16 +231,16 @@ class Config(Section):
                 moving = next(some for some, is_still in frozen.items() if not is_still)
                 raise ValueError(
                     f"diagnosis.models.{name}.encoders: that of {still} ({self.encoder_name(model, still)}) "
-                    f"is frozen and that of {moving} ({self.encoder_name(model, moving)}) is trained; a model "
-                    "reads either cached features or crops: give both trainable: none, or both last or all"
+                    f"is frozen and that of {moving} ({self.encoder_name(model, moving)}) is trained; a "
+                    "model reads either cached features or crops: give both trainable: none, or both last or all"
                 )
             if self.diagnosis.training.stain_augmentation > 0.0 and frozen.get("OM"):
                 encoder = self.encoder_name(model, "OM")
                 key = "encoder" if encoder == DEFAULT_ENCODER else f"encoders.{encoder}"
                 raise ValueError(
                     "diagnosis.training.stain_augmentation: the frozen encoder's features are cached, so "
-                    f"that OM crops of the model {name} cannot be recoloured; set {key}.trainable to last or all, "
-                    "or stain_augmentation to 0"
+                    f"that OM crops of the model {name} cannot be recoloured; set {key}.trainable to last or "
+                    "all, or stain_augmentation to 0"
                 )
         return self
 

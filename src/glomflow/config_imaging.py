@@ -137,8 +137,8 @@ class ImCrops(Section):
     blue: list[str] = Field(["IgM", "C3", "C1q"], description="Markers shown in blue (their mean).")
     instances: Literal["composite", "marker"] = Field(
         "composite",
-        description="`composite`: one crop of a patient, in colours. `marker`: a bag with one crop per marker, "
-        "in grey, in the order of `markers` (or of `red`, `green`, `blue`); see `im_bag` of the model.",
+        description="`composite`: one crop of a patient, in colours. `marker`: a bag with one crop per "
+        "marker, in grey, in the order of `markers` (or of `red`, `green`, `blue`); see `im_bag` of the model.",
     )
     max_level: Positive = Field(
         0.5,
