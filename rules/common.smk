@@ -26,7 +26,6 @@ SEEDS = CONFIG.diagnosis.training.seeds
 DIAGNOSIS = "diagnosis" in CONFIG.run.tracks
 FEW_SHOT = "glomeruli" in CONFIG.run.tracks
 PHANTOM = CONFIG.cohort.source == "phantom"
-CACHED = CONFIG.encoder.trainable == "none"
 FOLDER = f"{R}/phantom" if PHANTOM else CONFIG.cohort.folder
 STORES = ["om", "im", "tem"] if DIAGNOSIS else ["om"]
 FITTED = ["om"] if CONFIG.imaging.stain.fitted_per_fold else []
@@ -54,6 +53,7 @@ FINDERS = [*map(str, range(FINDER.n_splits)), "all"] if FINDER.model == "train" 
 wildcard_constraints:
     shard=r"\d{4}",
     modality=r"(om|im|tem)(_fold\d+)?",
+    encoder="|".join(["", *(f"{name}/" for name in CONFIG.encoders)]),
     model="|".join(MODELS),
     fold=r"\d+",
     seed=r"\d+",
@@ -113,9 +113,41 @@ def dump(section):
     return section.model_dump(mode="json")
 
 
-def frozen_encoder():
+def encoder_section(name):
+    """The section of an encoder; an empty name or 'default' is the section 'encoder'."""
+    return CONFIG.encoders[name] if name in CONFIG.encoders else CONFIG.encoder
+
+
+def frozen_encoder(wildcards):
     """What cached features depend on: not what of the encoder is trained afterwards."""
-    return CONFIG.encoder.model_dump(mode="json", exclude={"trainable", "shared"})
+    section = encoder_section(wildcards.encoder.rstrip("/"))
+    return section.model_dump(mode="json", exclude={"trainable", "shared"})
+
+
+def frozen_weights(wildcards):
+    """The file that a frozen encoder's weights come from, if the configuration names one."""
+    return encoder_weights([wildcards.encoder.rstrip("/")])
+
+
+def is_frozen(model):
+    """Whether a model reads cached features instead of crops."""
+    return CONFIG.is_frozen(CONFIG.diagnosis.models[model])
+
+
+def gpus(wildcards):
+    """A GPU for the models that train their encoders."""
+    return 0 if is_frozen(wildcards.model) else 1
+
+
+def encoder_names(model):
+    """The encoders of a model, by modality."""
+    section = CONFIG.diagnosis.models[model]
+    return {name: CONFIG.encoder_name(section, name) for name in section.modalities}
+
+
+def features_folder(encoder):
+    """Where an encoder's features lie, in 'features/'."""
+    return f"{encoder}/" if encoder in CONFIG.encoders else ""
 
 
 def store(modality, suffix):
@@ -124,19 +156,18 @@ def store(modality, suffix):
 
 
 def model_inputs(wildcards):
-    """What a model reads: crop stores, and cached features where the encoder is frozen."""
-    modalities = [
-        m.lower() for m in CONFIG.diagnosis.models[wildcards.model].modalities
-    ]
+    """What a model reads: crop stores, and cached features where its encoders are frozen."""
     files = {}
-    for modality in modalities:
+    for modality, encoder in encoder_names(wildcards.model).items():
+        modality = modality.lower()
         # Colours that are fitted on training patients make the crops of each fold its own.
         name = f"{modality}_fold{wildcards.fold}" if modality in FITTED else modality
         files[f"{modality}_index"] = store(name, "parquet")
         files[f"{modality}_crops"] = store(name, "npy")
-        if CACHED:
+        if is_frozen(wildcards.model):
             files[f"{modality}_features"] = expand(
-                f"{R}/features/{name}/{{shard}}.npy", shard=SHARDS
+                f"{R}/features/{features_folder(encoder)}{name}/{{shard}}.npy",
+                shard=SHARDS,
             )
     return files
 
@@ -172,12 +203,24 @@ def stain_reference():
     ]
 
 
-def encoder_weights():
-    """The file that the encoder's weights come from, if the configuration names one."""
-    source, _, path = CONFIG.encoder.weights.partition(":")
-    if source != "file":
+def encoder_weights(names):
+    """The files that encoders' weights come from, where the configuration names any."""
+    files = {}
+    for name in names:
+        key = f"encoders.{name}" if name in CONFIG.encoders else "encoder"
+        source, _, path = encoder_section(name).weights.partition(":")
+        if source == "file":
+            files[key] = existing(
+                f"{key}.weights", Path(path), "correct the path after 'file:'"
+            )
+    return list(files.values())
+
+
+def trained_weights(wildcards):
+    """The files that the encoders start from which a model trains."""
+    if is_frozen(wildcards.model):
         return []
-    return [existing("encoder.weights", Path(path), "correct the path after 'file:'")]
+    return encoder_weights(encoder_names(wildcards.model).values())
 
 
 def finder_encoder_weights():
@@ -233,9 +276,15 @@ def trained(pattern):
 
 def model_settings(model):
     """What a training or prediction job needs of the configuration, and no more."""
+    used = set(encoder_names(model).values())
     return {
         "cohort": dump(CONFIG.cohort),
-        "encoder": dump(CONFIG.encoder),
+        "encoder": dump(CONFIG.encoder) if used - set(CONFIG.encoders) else {},
+        "encoders": {
+            name: dump(section)
+            for name, section in CONFIG.encoders.items()
+            if name in used
+        },
         "run": {"seed": CONFIG.run.seed, "offline": CONFIG.run.offline},
         "diagnosis": {
             "models": {model: dump(CONFIG.diagnosis.models[model])},
@@ -252,7 +301,8 @@ def evaluation_settings():
         "cohort": dump(CONFIG.cohort),
         "diagnosis": {
             "models": {
-                name: dump(model) for name, model in CONFIG.diagnosis.models.items()
+                name: model.model_dump(mode="json", exclude={"encoders"})
+                for name, model in CONFIG.diagnosis.models.items()
             }
         },
         "evaluation": dump(CONFIG.evaluation),

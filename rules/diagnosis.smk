@@ -3,7 +3,7 @@ rule train:
     input:
         unpack(model_inputs),
         table=result("folds/fold{fold}.train.parquet"),
-        encoder=[] if CACHED else encoder_weights(),
+        encoder=trained_weights,
     output:
         weights=result("models/{model}/fold{fold}_seed{seed}.safetensors"),
         settings=result("models/{model}/fold{fold}_seed{seed}.json"),
@@ -18,7 +18,7 @@ rule train:
     resources:
         mem_mb=3000,
         runtime=720,
-        gpu=0 if CACHED else 1,
+        gpu=gpus,
     params:
         config=lambda wildcards: model_settings(wildcards.model),
         checkpoint=result("checkpoints/{model}_fold{fold}_seed{seed}.pt"),
@@ -47,7 +47,7 @@ rule predict:
     resources:
         mem_mb=3000,
         runtime=60,
-        gpu=0 if CACHED else 1,
+        gpu=gpus,
     params:
         config=lambda wildcards: model_settings(wildcards.model),
         code=code("predict.py"),

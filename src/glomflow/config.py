@@ -198,6 +198,10 @@ class Config(Section):
         name = self.encoder_name(model, modality)
         return self.encoder if name == DEFAULT_ENCODER else self.encoders[name]
 
+    def is_frozen(self, model: Model) -> bool:
+        """Tells whether a model's encoders are frozen, so that cached features take the place of crops."""
+        return all(self.encoder_of(model, name).trainable == "none" for name in model.modalities)
+
     def classes_of(self, task: str) -> list[str]:
         """Returns the classes of a task in the order of the models' outputs."""
         return list(STAGES) if task == "stage" else list(self.cohort.classes)
@@ -219,6 +223,28 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _encoders_of_a_model_are_trained_alike(self) -> Self:
+        for name, model in self.diagnosis.models.items():
+            frozen = {some: self.encoder_of(model, some).trainable == "none" for some in model.modalities}
+            if len(set(frozen.values())) > 1:
+                still = next(some for some, is_still in frozen.items() if is_still)
+                moving = next(some for some, is_still in frozen.items() if not is_still)
+                raise ValueError(
+                    f"diagnosis.models.{name}.encoders: that of {still} ({self.encoder_name(model, still)}) "
+                    f"is frozen and that of {moving} ({self.encoder_name(model, moving)}) is trained; a "
+                    "model reads either cached features or crops: give both trainable: none, or both last or all"
+                )
+            if self.diagnosis.training.stain_augmentation > 0.0 and frozen.get("OM"):
+                encoder = self.encoder_name(model, "OM")
+                key = "encoder" if encoder == DEFAULT_ENCODER else f"encoders.{encoder}"
+                raise ValueError(
+                    "diagnosis.training.stain_augmentation: the frozen encoder's features are cached, so "
+                    f"that OM crops of the model {name} cannot be recoloured; set {key}.trainable to last or "
+                    "all, or stain_augmentation to 0"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _sections_fit_each_other(self) -> Self:
         if self.cohort.source == "crops" and "diagnosis" in self.run.tracks:
             raise ValueError(
@@ -234,11 +260,6 @@ class Config(Section):
             raise ValueError(
                 "imaging.stain.target: training_folds fits colours per diagnosis fold, but the glomeruli "
                 "track draws its own splits; use 'tracks: [diagnosis]' or another target"
-            )
-        if self.diagnosis.training.stain_augmentation > 0.0 and self.encoder.trainable == "none":
-            raise ValueError(
-                "diagnosis.training.stain_augmentation: the frozen encoder's features are cached, so that "
-                "crops cannot be recoloured; set encoder.trainable to last or all, or stain_augmentation to 0"
             )
         if self.cohort.source == "phantom" and sorted(self.cohort.classes) != ["IgAN", "LN", "MN"]:
             raise ValueError(

@@ -333,7 +333,7 @@ def probability_columns(classes: list[str]) -> dict[str, Column]:
 
 SITE_LEVELS: Schema = {
     "site": Column("string", "hospital or laboratory"),
-    "channel": Column("string", "red, green or blue"),
+    "channel": Column("string", "red, green or blue; of crops of one marker, the marker"),
     "crops": Column("int64", "training crops of the site that show signal in the channel"),
     "level": Column("float64", "brightness of their signal, drawn towards that of all sites, 0 to 1"),
     "gain": Column("float64", "factor that brings the level to that of all sites"),

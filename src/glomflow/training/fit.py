@@ -168,8 +168,7 @@ def prepare(
 
 def is_frozen(settings: config.Config, model_name: str) -> bool:
     """Tells whether a model's encoders are frozen, so that cached features take the place of crops."""
-    model = settings.diagnosis.models[model_name]
-    return all(settings.encoder_of(model, name).trainable == "none" for name in model.modalities)
+    return settings.is_frozen(settings.diagnosis.models[model_name])
 
 
 def encoder_settings(settings: config.Config, model_name: str) -> dict[str, Any]:
