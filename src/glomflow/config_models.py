@@ -46,6 +46,8 @@ OWN_OPTIONS = (
 """Arguments of timm that are no options of an architecture."""
 TabularKinds = ("logistic_regression", "gradient_boosting")
 """Kinds that are no networks: they are fitted to pooled features."""
+StandInKinds = ("cmus_net", "concatenation", "gated_unit", "mdl_iia")
+"""Kinds in which something can stand in for a modality that a patient lacks; the others mask it."""
 
 
 class Encoder(Section):
@@ -162,7 +164,7 @@ class Model(Section):
         description="`cmus_net`: the published network and its ablations. Baselines under the same protocol: "
         "`late_fusion` (one network per modality, mean of their probabilities), `concatenation` (early "
         "fusion), `gated_unit` (gated multimodal unit, Arevalo 2017), `coattention` (MCAT, Chen 2021), "
-        "`mmformer` (Zhang 2022), `mdl_iia` (He 2021), and on pooled features `logistic_regression` and "
+        "`mmformer` (Zhang 2022), `mdl_iia` (Zhang 2023), and on pooled features `logistic_regression` and "
         "`gradient_boosting` (LightGBM, Ke 2017).",
     )
     modalities: list[Modality] = Field(
@@ -192,14 +194,19 @@ class Model(Section):
     cmsa: Cmsa = Field(Cmsa(), description="Attention between modalities.")
     absent: Literal["zeros", "learned"] = Field(
         "zeros",
-        description="What stands in for a modality that a patient lacks: zeros, or a map that is learned.",
+        description="What stands in for a modality that a patient lacks: zeros, or a map that is learned "
+        "(not of the kinds that mask it: `late_fusion`, `coattention`, `mmformer` and those on pooled features).",
     )
     modality_dropout: Fraction = Field(
         0.0,
         description="Probability that a modality is hidden from a training step, so that the model learns to "
         "do without; one is always left.",
     )
-    hidden: Count = Field(128, description="Width of the fusion head.")
+    hidden: Count = Field(
+        128,
+        description="Width of the fusion head; also of the tokens of `coattention` and `mmformer` where "
+        "there is no `width`.",
+    )
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.5, description="Dropout of the fusion head.")
     standardise: bool = Field(
         True, description="Standardise each encoder channel by its mean and SD on the training patients."
@@ -232,6 +239,8 @@ class Model(Section):
                 "cmsa.variant cmsa, and neither width, ordinal, absent nor modality_dropout; set parity: "
                 "false or take those keys out"
             )
+        if self.absent == "learned" and self.kind not in StandInKinds:
+            raise ValueError(f"absent: {self.kind} masks what a patient lacks; set absent: zeros")
         if self.ordinal and self.kind in TabularKinds:
             raise ValueError(f"ordinal: {self.kind} has no ordinal form; set ordinal: false or another kind")
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -52,12 +52,15 @@ class Pooled:
         present: Per modality, (B,) bool, True where the patient has it.
         weights: Per modality, (B, n) weight of every instance, 0 for padding and for instances left out.
         kept: Per modality, (B, n) bool, True where an instance entered the map.
+        token_mask: Per modality, (B, N) bool, True where there is a token; only of models that pass on the
+            tokens of all instances, one instance after the other, so that N = n * h * w.
     """
 
     tokens: dict[str, Tensor]
     present: dict[str, Tensor]
     weights: dict[str, Tensor]
     kept: dict[str, Tensor]
+    token_mask: dict[str, Tensor] = field(default_factory=dict)
 
     def select(self, rows: Tensor) -> Pooled:
         """Returns the patients at ``rows`` (int64 indices)."""
@@ -66,6 +69,7 @@ class Pooled:
             _chosen(self.present, rows),
             _chosen(self.weights, rows),
             _chosen(self.kept, rows),
+            _chosen(self.token_mask, rows),
         )
 
 
@@ -102,6 +106,17 @@ def mean_over_instances(bags: Tensor, mask: Tensor) -> Tensor:
     return total / count.reshape(-1, *[1] * (bags.ndim - 2)).to(bags.dtype)
 
 
+def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Returns the softmax over the last axis among ``mask``, zeros elsewhere; all zeros for an empty mask.
+
+    Args:
+        scores: (..., n), finite or not where the mask is False.
+        mask: Bool, of a shape that broadcasts to that of ``scores``.
+    """
+    lowest = torch.finfo(scores.dtype).min
+    return torch.softmax(scores.masked_fill(~mask, lowest), dim=-1).masked_fill(~mask, 0)
+
+
 def concatenate(parts: list[Pooled]) -> Pooled:
     """Joins pooled batches; bags are padded to the longest.
 
@@ -114,23 +129,23 @@ def concatenate(parts: list[Pooled]) -> Pooled:
     return Pooled(
         _joined([part.tokens for part in parts]),
         _joined([part.present for part in parts]),
-        _joined_bags([part.weights for part in parts]),
-        _joined_bags([part.kept for part in parts]),
+        _joined([part.weights for part in parts]),
+        _joined([part.kept for part in parts]),
+        _joined([part.token_mask for part in parts]),
     )
 
 
 def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    """Stacks (B, ...) or (B, n, ...) tensors, the second axis padded with zeros to the longest."""
+    return {name: torch.cat(_padded([part[name] for part in parts])) for name in parts[0]}
 
 
-def _joined_bags(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    joined = {}
-    for name in parts[0]:
-        longest = max(part[name].shape[1] for part in parts)
-        joined[name] = torch.cat(
-            [torch.nn.functional.pad(part[name], (0, longest - part[name].shape[1])) for part in parts]
-        )
-    return joined
+def _padded(parts: list[Tensor]) -> list[Tensor]:
+    if parts[0].ndim == 1:
+        return parts
+    longest = max(part.shape[1] for part in parts)
+    after = [0, 0] * (parts[0].ndim - 2)
+    return [torch.nn.functional.pad(part, (*after, 0, longest - part.shape[1])) for part in parts]
 
 
 def _chosen(parts: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:

@@ -14,11 +14,12 @@ from torch import Tensor
 
 import glomflow
 from glomflow import config
+from glomflow.config_models import TabularKinds
 from glomflow.errors import GlomflowError
 from glomflow.files import atomic_path, write_json
 from glomflow.models.build import build_net
 from glomflow.models.encoders import EncoderBank
-from glomflow.models.losses import Criterion
+from glomflow.models.losses import Criterion, balanced_weights
 from glomflow.models.patient_model import PatientModel
 from glomflow.tables import Column, Schema, write_table
 from glomflow.training.checkpoints import Checkpoint, Observer, training_digest
@@ -87,6 +88,11 @@ def train_fold(
             selection needs validation patients that are not there, the loss is not finite, or memory
             does not suffice.
     """
+    if settings.diagnosis.models[model_name].kind in TabularKinds:
+        from glomflow.training.tabular import train_tabular
+
+        train_tabular(train_table, stores, settings, model_name, seed, out, history, settings_json)
+        return
     world = world or World()
     target = device if isinstance(device, torch.device) else resolve_device(device)
     with deterministic(threads):
@@ -205,7 +211,16 @@ def build_model(
 
 
 def split_places(table: pd.DataFrame, data: FoldData, name: str) -> tuple[Tensor, Tensor]:
-    """Returns the places of the training and the validation patients who have any modality."""
+    """Returns the places of the training and the validation patients who have any modality.
+
+    Args:
+        table: TRAINING rows.
+        data: The same patients.
+        name: Name of the model, for messages.
+
+    Raises:
+        GlomflowError: A patient is of another split, or no training patient has a modality.
+    """
     strange = table[~table["split"].isin(["train", "validation"])]
     if len(strange):
         row = strange.iloc[0]
@@ -233,22 +248,16 @@ def split_places(table: pd.DataFrame, data: FoldData, name: str) -> tuple[Tensor
     return torch.from_numpy(train), torch.from_numpy(validation)
 
 
-def balanced_weights(labels: Tensor, classes: int) -> Tensor:
-    """Returns class weights n / (K n_c), whose mean over the patients is 1; 0 for classes without any.
+def class_numbers(table: pd.DataFrame, classes: Sequence[str]) -> Tensor:
+    """Returns the (P,) int64 class number of every patient.
 
     Args:
-        labels: (n,) int64 class numbers of the training patients.
-        classes: K.
+        table: TRAINING rows.
+        classes: Names of the classes, in the order of their numbers.
 
-    Returns:
-        (K,) float32.
+    Raises:
+        GlomflowError: A label is no class.
     """
-    counts = torch.bincount(labels, minlength=classes)
-    weights = len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1).double())
-    return torch.where(counts > 0, weights, 0.0).float()
-
-
-def class_numbers(table: pd.DataFrame, classes: Sequence[str]) -> Tensor:
     unknown = table[~table["label"].isin(list(classes))]
     if len(unknown):
         row = unknown.iloc[0]

@@ -85,7 +85,6 @@ class Stepper:
         self._parameters = trained_parameters(task.module, task.criterion)
         self.average = Average(self._parameters, task.training.ema)
         self.parts = task.training.accumulate
-        self._penalty = bool(trained_parameters(task.criterion))
         self._statistics: list[Tensor] | None = None
 
     def shares(self, rows: Tensor) -> list[tuple[int, Tensor]]:
@@ -181,10 +180,7 @@ class Stepper:
             own = criterion.per_patient(outputs, task.labels[part.to(task.device, non_blocking=True)])
             if counts is None:
                 counts = criterion.counts(outputs)
-            loss = criterion.combine(own, counts)
-            if self._penalty and start > 0:
-                # Terms that no patient enters (the price of learned weights) count once per step.
-                loss = loss - criterion.combine(torch.zeros_like(own), counts)
+            loss = criterion.combine(own, counts, share=len(part) / patients)
             self.scaler.scale(loss).backward()
             losses[:, start : start + len(part)] = own.detach()
         assert counts is not None  # a single process without a part has no step

@@ -1,0 +1,1 @@
+"""Other ways to join modalities, trained and judged as CMUS-Net is."""
