@@ -63,7 +63,14 @@ if DIAGNOSIS:
             histories=trained(
                 result("models/{model}/fold{fold}_seed{seed}.history.parquet")
             ),
-            metrics=rules.metrics.output,
+            **{
+                f"metrics_{task}": metrics_files(task)
+                for task in TASKS
+            },
+            **{
+                f"missing_{task}": result(f"metrics/{task}/missing.parquet")
+                for task in PARTIAL
+            },
         output:
             *figures(CURVES, "svg", "Diagnosis"),
         log:

@@ -54,7 +54,7 @@ def test_pooled_is_the_mean_over_seeds_with_its_ceiling(summary, make_patients, 
     rows = summary.pooled.set_index(["model", "metric"])
     area = rows.loc[("full", "macro_auc")]
     assert area["value"] == pytest.approx(np.mean(values))
-    assert area["sd_seeds"] == pytest.approx(np.std(values))
+    assert area["sd_replicates"] == pytest.approx(np.std(values))
     assert np.isnan(area["ceiling"])
     assert rows.loc[("full", "accuracy"), "ceiling"] == 0.99
     assert rows.loc[("tem", "accuracy"), "realised_ceiling"] == 0.86
@@ -91,6 +91,7 @@ def test_strata_hold_every_patient_once(summary) -> None:
         ("site", "south"): 15,
         ("modalities", "complete"): 28,
         ("modalities", "incomplete"): 2,
+        ("missing", "TEM"): 2,
     }
 
 

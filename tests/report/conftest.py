@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from glomflow.cohort.folds import fold_digest, make_folds
-from glomflow.config import Cohort, Config, Diagnosis, Evaluation, FewShot, Model, Run, Smil
+from glomflow.config import Cohort, Config, Diagnosis, Evaluation, FewShot, Folds, Model, Run, Smil
 from glomflow.evaluation.draws import draw_shots
 from glomflow.evaluation.few_shot_summary import few_shot_summary
 from glomflow.evaluation.instances import HITS
@@ -244,9 +244,7 @@ def make_run(folder: Path) -> MadeUpRun:
     patients = made_up_patients()
     inventory = made_up_inventory(patients, np.random.default_rng(2))
     eligible = patients[patients["patient"] != "P017"].reset_index(drop=True)
-    folds = make_folds(
-        eligible, n_splits=5, validation_fraction=0.2, stratify_by_site=True, parity=False, seed=1
-    )
+    folds = make_folds(eligible, Folds(), seed=1)
     predictions = made_up_predictions(eligible, folds, config)
     truth = {
         "ceilings": CEILINGS,
