@@ -233,9 +233,9 @@ SUBSETS: Schema = {
 }
 """Test patients predicted from fewer modalities than they have; plus ``p_<class>`` columns.
 
-One row per patient, model, fold, seed and non-empty subset of those of the model's modalities that the patient
-has; the longest subset is all of these. Patients who have none of them have no row; models of one modality and
-those fitted to pooled features are left out.
+One row per patient, model, fold, seed and non-empty subset of those of the model's modalities that the
+patient has; the longest subset is all of these. Patients who have none of them have no row; models of one
+modality and those fitted to pooled features are left out.
 """
 
 INSTANCES: Schema = {

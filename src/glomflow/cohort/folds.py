@@ -87,8 +87,8 @@ def site_folds(patients: pd.DataFrame, sites: Sequence[str]) -> dict[str, int]:
     nowhere = patients.loc[named == "", "patient"]
     if len(nowhere):
         raise GlomflowError(
-            f"folds: patient '{nowhere.iloc[0]}' has no site ({len(nowhere)} such); fill column 'site' of the "
-            "patients' sheet in, or choose another folds.protocol than leave_one_site_out"
+            f"folds: patient '{nowhere.iloc[0]}' has no site ({len(nowhere)} such); fill column 'site' of "
+            "the patients' sheet in, or choose another folds.protocol than leave_one_site_out"
         )
     listed = list(sites) or sorted(named.unique())
     problems = [
@@ -108,8 +108,8 @@ def site_folds(patients: pd.DataFrame, sites: Sequence[str]) -> dict[str, int]:
         places = set(group["site"])
         if len(places) == 1:
             problems.append(
-                f"class '{label}' occurs at site '{places.pop()}' alone, so that there is nothing to learn it "
-                "from when the site is left out; choose another folds.protocol or take the class out of "
+                f"class '{label}' occurs at site '{places.pop()}' alone, so that there is nothing to learn "
+                "it from when the site is left out; choose another folds.protocol or take the class out of "
                 "cohort.classes"
             )
     if problems:

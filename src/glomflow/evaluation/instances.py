@@ -96,8 +96,8 @@ def deposit_hits(
     Patients without a deposit tile in their bag cannot be hit and are left out; how many remain is
     in the table. Tiles of equal weight (all of them, where the bag is summed) are taken in random
     order: the value is what is expected of that, not what one order happens to give. Values are
-    means over patients, of the mean over seeds and repeats, but ``kept``, which pools tiles; intervals resample
-    patients.
+    means over patients, of the mean over seeds and repeats, but ``kept``, which pools tiles; intervals
+    resample patients.
 
     Args:
         instances: INSTANCES of all models; those of TEM count.

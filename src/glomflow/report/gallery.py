@@ -181,6 +181,7 @@ def _instance_panels(material: Material) -> Figure:
     inputs = material.inputs
     predictions = [read_table(path, PREDICTIONS, open_ended=True) for path in inputs.predictions]
     instances = _needed(read_tables(inputs.instances, INSTANCES), "the tables of instances")
+    instances = instances[instances["modality"] == "TEM"]
     weighted = [name for name in material.config.diagnosis.models if name in set(instances["model"])]
     if not weighted:
         raise GlomflowError("report: no model weights TEM tiles; leave the figure 'instance_panels' out")

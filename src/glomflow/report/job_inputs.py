@@ -27,8 +27,9 @@ def inputs_from_files(
 
     Args:
         files: Named inputs: those of :class:`ReportInputs` by their names; ``<modality>_crops`` and
-            ``<modality>_index`` with a file per shard; ``metrics_disease``, ``metrics_stage``, ``few_shot`` and
-            ``finder``, the files of the summaries; ``missing_disease`` and ``missing_stage``; ``figures``, each called by its figure's name. What is absent or empty is left out.
+            ``<modality>_index`` with a file per shard; ``metrics_disease``, ``metrics_stage``, ``few_shot``
+            and ``finder``, the files of the summaries; ``missing_disease`` and ``missing_stage``;
+            ``figures``, each called by its figure's name. What is absent or empty is left out.
         runs: Model, fold and seed of each of ``files["histories"]``.
         cohort_folder: Folder that paths of images are relative to.
         thumbnails: Folder that thumbnails are relative to.

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from glomflow.config import ImCrops
-from glomflow.config import Folds
+from glomflow.config import Folds, ImCrops
 from glomflow.report import tables
 from glomflow.report.blocks import Block, Bullets, Picture, Prose, Section, Table
 from glomflow.report.material import Material

@@ -271,10 +271,10 @@ def missing_section(material: Material) -> Section | None:
         return None
     blocks: list[Block] = [
         Prose(
-            "Every test patient was predicted from every subset of the modalities at hand as well. From these "
-            "follows what to expect when each modality is missing at some rate, independently of the others "
-            "and of the diagnosis, and one at least is left. Where images are missing for a reason, the real "
-            "loss may differ. The models were not trained again."
+            "Every test patient was predicted from every subset of the modalities at hand as well. From "
+            "these follows what to expect when each modality is missing at some rate, independently of the "
+            "others and of the diagnosis, and one at least is left. Where images are missing for a reason, "
+            "the real loss may differ. The models were not trained again."
         ),
         *curve,
         tables_results.missing_table(missing, material.model_label),

@@ -71,10 +71,10 @@ def search_section(material: Material) -> Section | None:
     ]
     blocks: list[Block] = [
         Prose(
-            f"For every model and fold, {count(search.trials, 'setting')} were tried (the first as configured, "
-            f"the others as suggested by trees of Parzen estimators), each judged by its mean validation loss "
-            f"over {search.inner_splits} inner folds of the training and validation patients. No test patient "
-            "took part."
+            f"For every model and fold, {count(search.trials, 'setting')} were tried (the first as "
+            "configured, the others as suggested by trees of Parzen estimators), each judged by its mean "
+            f"validation loss over {search.inner_splits} inner folds of the training and validation "
+            "patients. No test patient took part."
         )
     ]
     if rows:

@@ -188,7 +188,7 @@ def ablation_table(
         rows=rows,
         strong_rows=frozenset({0}),
         note="Right alone: patients that only one of the two gets right. P: exact paired test on them "
-        "(McNemar; sign flips with several seeds or repeats). Holm: adjusted for the number of comparisons here.",
+        "(McNemar; sign flips with several seeds or repeats). Holm: adjusted for the number of comparisons.",
     )
 
 

@@ -1,8 +1,8 @@
 """Hyper-parameter search within the training and validation patients of an outer fold.
 
-Trees of Parzen estimators (Bergstra et al., NeurIPS 2011; Optuna) suggest settings; each is judged by the mean
-validation loss over inner folds. The search is given the training table of the fold, in which there is no
-test patient.
+Trees of Parzen estimators (Bergstra et al., NeurIPS 2011; Optuna) suggest settings; each is judged by the
+mean validation loss over inner folds. The search is given the training table of the fold, in which there is
+no test patient.
 """
 
 from __future__ import annotations
@@ -321,8 +321,8 @@ def _write(
     best = min(done, key=lambda entry: float(entry["loss"])) if done else None
     if best is not None and math.isinf(best["loss"]):
         raise DivergedError(
-            f"diagnosis.search: every trial of model '{model_name}' in fold {fold} diverged; narrow the ranges, "
-            "first that of learning_rate"
+            f"diagnosis.search: every trial of model '{model_name}' in fold {fold} diverged; narrow the "
+            "ranges, first that of learning_rate"
         )
     rows = [
         {
