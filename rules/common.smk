@@ -1,8 +1,7 @@
 # Names and functions that all rules share.
 import functools
 from pathlib import Path
-
-from snakemake.io import Wildcards
+from types import SimpleNamespace
 
 from glomflow.code_digest import code_digest
 from glomflow.config_check import load_config
@@ -162,8 +161,7 @@ def subset_inputs(wildcards):
     """What the models of a task read that can lack a modality."""
     files = {}
     for place, model in enumerate(PARTIAL[wildcards.task]):
-        inputs = Wildcards(fromdict={"model": model, "fold": wildcards.fold})
-        own = model_inputs(inputs)
+        own = model_inputs(SimpleNamespace(model=model, fold=wildcards.fold))
         files |= {f"model{place}_{name}": paths for name, paths in own.items()}
     return files
 

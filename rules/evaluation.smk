@@ -64,9 +64,7 @@ if DIAGNOSIS:
         input:
             patients=result("cohort/patients.parquet"),
             excluded=result("folds/excluded.parquet"),
-            subsets=expand(
-                result("subsets/{{task}}/fold{fold}.parquet"), fold=FOLDS
-            ),
+            subsets=expand(result("subsets/{{task}}/fold{fold}.parquet"), fold=FOLDS),
         output:
             result("metrics/{task}/missing.parquet"),
         log:

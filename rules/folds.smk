@@ -8,14 +8,14 @@ rule folds:
         patients=result("cohort/patients.parquet"),
         inventory=result("inventory.parquet"),
     output:
-        folds=result("folds/folds.parquet"),
-        digest=result("folds/folds.json"),
-        excluded=result("folds/excluded.parquet"),
         **{
             f"{task}_{split}": expand(fold_table(split, task), fold=FOLDS)
             for task in FOLD_TASKS
             for split in ("train", "test")
         },
+        folds=result("folds/folds.parquet"),
+        digest=result("folds/folds.json"),
+        excluded=result("folds/excluded.parquet"),
     log:
         result("logs/folds.log"),
     benchmark:
