@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from glomflow.errors import GlomflowError
+from glomflow.errors import DivergedError, GlomflowError
 from glomflow.training.checkpoints import Checkpoint, Observer, Stateful, restore, training_state
 from glomflow.training.data import chunks
 from glomflow.training.optimisation import autocast
@@ -186,7 +186,7 @@ class _Training:
             size = task.training.batch_size
             done = (progress.step or math.ceil(len(order) / size)) - 1
             names = sorted(task.patients[place] for place in order[done * size :][:size].tolist())
-            raise GlomflowError(
+            raise DivergedError(
                 f"{task.name}: the weights are not finite any more, at the latest after a step of "
                 f"{', '.join(names[:5])}; lower diagnosis.training.learning_rate or set gradient_clip"
             )
@@ -252,7 +252,7 @@ def _check_finite(task: Task, losses: Sequence[Tensor], places: Tensor, what: st
     bad = [place for place in range(step, len(finite)) if not finite[place]]
     bad = [place for place in bad if place < step + task.training.batch_size]
     names = sorted(task.patients[int(places[place])] for place in bad)
-    raise GlomflowError(
+    raise DivergedError(
         f"{task.name}: the loss {what} is not finite, first for {', '.join(names[:5])}; look at "
         "these patients' images and features, or lower diagnosis.training.learning_rate"
     )
