@@ -88,7 +88,13 @@ def test_out_of_memory_for_one_patient_says_what_to_lower(
 
 @pytest.mark.parametrize(
     "option",
-    [{"optimiser": "adamw"}, {"optimiser": "sgd"}, {"gradient_clip": 0.1}, {"ema": 0.9}, {"warmup_epochs": 2}],
+    [
+        {"optimiser": "adamw"},
+        {"optimiser": "sgd"},
+        {"gradient_clip": 0.1},
+        {"ema": 0.9},
+        {"warmup_epochs": 2},
+    ],
 )
 def test_every_option_changes_the_training(tmp_path: Path, stores, option: dict[str, object]) -> None:
     plain = trained(tmp_path / "plain", stores, settings(epochs=2))

@@ -195,7 +195,7 @@ def runs_of(
         inputs: Input files; those of the first model are named ``model0_...``, and so on.
         files: ``weights``, ``settings`` and, for trainings, ``history`` and ``checkpoint``, one per run.
     """
-    runs = []
+    runs: list[Run] = []
     for place, (model, settings) in enumerate(configs.items()):
         prefix = f"model{place}_"
         own = {key.removeprefix(prefix): paths for key, paths in inputs.items() if key.startswith(prefix)}

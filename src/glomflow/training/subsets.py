@@ -64,7 +64,7 @@ def predict_subsets(
     target = resolve_device(device)
     rows: list[dict[str, Any]] = []
     with deterministic(threads), torch.no_grad():
-        data = FoldData(stores, model.modalities, patients, features=is_frozen(settings))
+        data = FoldData(stores, model.modalities, patients, features=is_frozen(settings, model_name))
         module = load_trained(settings, model_name, weights, settings_json).to(target).eval()
         for part in chunks(torch.arange(len(data.patients)), 2 * settings.diagnosis.training.batch_size):
             places = part.numpy()
