@@ -1,55 +1,152 @@
-rule train:
-    """Train one model on one fold; the test patients' labels are not an input."""
-    input:
-        unpack(model_inputs),
-        table=result("folds/fold{fold}.train.parquet"),
-        encoder=[] if CACHED else encoder_weights(),
-    output:
-        weights=result("models/{model}/fold{fold}_seed{seed}.safetensors"),
-        settings=result("models/{model}/fold{fold}_seed{seed}.json"),
-        history=result("models/{model}/fold{fold}_seed{seed}.history.parquet"),
-    log:
-        result("logs/train/{model}/fold{fold}_seed{seed}.log"),
-    benchmark:
-        result("benchmarks/train/{model}/fold{fold}_seed{seed}.tsv")
-    conda:
-        "../envs/glomflow.yaml"
-    threads: 1
-    resources:
-        mem_mb=3000,
-        runtime=720,
-        gpu=0 if CACHED else 1,
-    params:
-        config=lambda wildcards: model_settings(wildcards.model),
-        checkpoint=result("checkpoints/{model}_fold{fold}_seed{seed}.pt"),
-        code=code("train.py"),
-    script:
-        "../workflow_scripts/train.py"
+# Where a model's encoders are frozen, one job trains all such models and seeds of a fold, and one predicts:
+# each training takes about as long as Python takes to start. Others have a job each.
+FROZEN = [model for model in MODELS if is_frozen(model)]
+TRAINED = [model for model in MODELS if model not in FROZEN]
 
 
-rule predict:
-    """Predict the held-out fold with the trained model."""
-    input:
-        unpack(model_inputs),
-        patients=result("folds/fold{fold}.test.parquet"),
-        weights=result("models/{model}/fold{fold}_seed{seed}.safetensors"),
-        settings=result("models/{model}/fold{fold}_seed{seed}.json"),
-    output:
-        predictions=result("predictions/{model}/fold{fold}_seed{seed}.parquet"),
-        instances=result("instances/{model}/fold{fold}_seed{seed}.parquet"),
-    log:
-        result("logs/predict/{model}/fold{fold}_seed{seed}.log"),
-    benchmark:
-        result("benchmarks/predict/{model}/fold{fold}_seed{seed}.tsv")
-    conda:
-        "../envs/glomflow.yaml"
-    threads: 1
-    resources:
-        mem_mb=3000,
-        runtime=60,
-        gpu=0 if CACHED else 1,
-    params:
-        config=lambda wildcards: model_settings(wildcards.model),
-        code=code("predict.py"),
-    script:
-        "../workflow_scripts/predict.py"
+def job_inputs(models, split):
+    """What a job reads of a fold: tables, stores and search results of each of its models."""
+
+    def files(wildcards):
+        found = {}
+        for place, model in enumerate(models or [wildcards.model]):
+            one = SimpleNamespace(model=model, fold=wildcards.fold)
+            own = model_inputs(one) | {"table": model_table(split)(one)}
+            own["search"] = search_results(one)
+            found |= {f"model{place}_{name}": paths for name, paths in own.items()}
+        return found
+
+    return files
+
+
+def job_configs(wildcards):
+    """The configuration of each model of a job."""
+    models = [wildcards.model] if "model" in wildcards.keys() else FROZEN
+    return {model: model_settings(model) for model in models}
+
+
+def frozen_files(pattern):
+    """A file per frozen model and seed; the fold stays a wildcard."""
+    path = result(f"{pattern.replace('{fold}', '{{fold}}')}")
+    return expand(path, model=FROZEN, seed=SEEDS)
+
+
+if FROZEN:
+
+    rule train_frozen:
+        """Train all models with frozen encoders on one fold; the test patients' labels are not an input."""
+        input:
+            unpack(job_inputs(FROZEN, "train")),
+        output:
+            weights=frozen_files("models/{model}/fold{fold}_seed{seed}.safetensors"),
+            settings=frozen_files("models/{model}/fold{fold}_seed{seed}.json"),
+            history=frozen_files("models/{model}/fold{fold}_seed{seed}.history.parquet"),
+        log:
+            result("logs/train/fold{fold}.log"),
+        benchmark:
+            result("benchmarks/train/fold{fold}.tsv")
+        conda:
+            "../envs/glomflow.yaml"
+        threads: 1
+        resources:
+            mem_mb=3000,
+            runtime=720,
+            gpu=0,
+        params:
+            configs=job_configs,
+            seeds=SEEDS,
+            checkpoints=frozen_files("checkpoints/{model}_fold{fold}_seed{seed}.pt"),
+            code=code("train.py"),
+        script:
+            "../workflow_scripts/train.py"
+
+    rule predict_frozen:
+        """Predict the held-out fold with all models with frozen encoders."""
+        input:
+            unpack(job_inputs(FROZEN, "test")),
+            weights=frozen_files("models/{model}/fold{fold}_seed{seed}.safetensors"),
+            settings=frozen_files("models/{model}/fold{fold}_seed{seed}.json"),
+        output:
+            predictions=frozen_files(
+                "predictions/{model}/fold{fold}_seed{seed}.parquet"
+            ),
+            instances=frozen_files("instances/{model}/fold{fold}_seed{seed}.parquet"),
+        log:
+            result("logs/predict/fold{fold}.log"),
+        benchmark:
+            result("benchmarks/predict/fold{fold}.tsv")
+        conda:
+            "../envs/glomflow.yaml"
+        threads: 1
+        resources:
+            mem_mb=3000,
+            runtime=60,
+            gpu=0,
+        params:
+            configs=job_configs,
+            seeds=SEEDS,
+            code=code("predict.py"),
+        script:
+            "../workflow_scripts/predict.py"
+
+
+if TRAINED:
+
+    rule train:
+        """Train one model and its encoders on one fold; the test patients' labels are not an input."""
+        input:
+            unpack(job_inputs([], "train")),
+            encoder=trained_weights,
+        output:
+            weights=result("models/{model}/fold{fold}_seed{seed}.safetensors"),
+            settings=result("models/{model}/fold{fold}_seed{seed}.json"),
+            history=result("models/{model}/fold{fold}_seed{seed}.history.parquet"),
+        log:
+            result("logs/train/{model}/fold{fold}_seed{seed}.log"),
+        benchmark:
+            result("benchmarks/train/{model}/fold{fold}_seed{seed}.tsv")
+        wildcard_constraints:
+            model="|".join(TRAINED),
+        conda:
+            "../envs/glomflow.yaml"
+        threads: 1
+        resources:
+            mem_mb=3000,
+            runtime=720,
+            gpu=CONFIG.diagnosis.training.devices,
+        params:
+            configs=job_configs,
+            seeds=lambda wildcards: [int(wildcards.seed)],
+            checkpoints=[result("checkpoints/{model}_fold{fold}_seed{seed}.pt")],
+            code=code("train.py"),
+        script:
+            "../workflow_scripts/train.py"
+
+    rule predict:
+        """Predict the held-out fold with one model and its encoders."""
+        input:
+            unpack(job_inputs([], "test")),
+            weights=result("models/{model}/fold{fold}_seed{seed}.safetensors"),
+            settings=result("models/{model}/fold{fold}_seed{seed}.json"),
+        output:
+            predictions=result("predictions/{model}/fold{fold}_seed{seed}.parquet"),
+            instances=result("instances/{model}/fold{fold}_seed{seed}.parquet"),
+        log:
+            result("logs/predict/{model}/fold{fold}_seed{seed}.log"),
+        benchmark:
+            result("benchmarks/predict/{model}/fold{fold}_seed{seed}.tsv")
+        wildcard_constraints:
+            model="|".join(TRAINED),
+        conda:
+            "../envs/glomflow.yaml"
+        threads: 1
+        resources:
+            mem_mb=3000,
+            runtime=60,
+            gpu=1,
+        params:
+            configs=job_configs,
+            seeds=lambda wildcards: [int(wildcards.seed)],
+            code=code("predict.py"),
+        script:
+            "../workflow_scripts/predict.py"

@@ -3,13 +3,13 @@ rule features:
     input:
         crops=result("crops/{modality}/{shard}.npy"),
         index=result("crops/{modality}/{shard}.parquet"),
-        weights=encoder_weights(),
+        weights=frozen_weights,
     output:
-        result("features/{modality}/{shard}.npy"),
+        result("features/{encoder}{modality}/{shard}.npy"),
     log:
-        result("logs/features/{modality}/{shard}.log"),
+        result("logs/features/{encoder}{modality}/{shard}.log"),
     benchmark:
-        result("benchmarks/features/{modality}/{shard}.tsv")
+        result("benchmarks/features/{encoder}{modality}/{shard}.tsv")
     conda:
         "../envs/glomflow.yaml"
     threads: 1
@@ -18,7 +18,7 @@ rule features:
         runtime=120,
         gpu=0,
     params:
-        settings=frozen_encoder(),
+        settings=frozen_encoder,
         offline=CONFIG.run.offline,
         code=code("features.py"),
     script:

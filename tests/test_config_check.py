@@ -1,5 +1,7 @@
 """Wrong configurations and the advice that they get."""
 
+import re
+
 import pytest
 import yaml
 from pydantic import BaseModel
@@ -267,6 +269,55 @@ def test_stain_augmentation_needs_a_trainable_encoder():
     with pytest.raises(ConfigError, match="stain_augmentation: the frozen encoder's features are cached, so"):
         load_config(raw)
     assert load_config({**raw, "encoder": {"trainable": "last"}}).diagnosis.training.stain_augmentation == 0.5
+
+
+def test_stain_augmentation_looks_at_the_encoder_of_om():
+    models = {"a": {"encoders": {"OM": "own", "TEM": "own", "IM": "own"}}, "tem": {"modalities": ["TEM"]}}
+    raw = {
+        "encoders": {"own": {"trainable": "last"}},
+        "diagnosis": {"training": {"stain_augmentation": 0.5}, "models": models},
+    }
+    assert load_config(raw).encoders["own"].trainable == "last"
+    raw["encoders"] = {"own": {}}
+    with pytest.raises(
+        ConfigError, match="OM crops of the model a cannot be recoloured; set encoders.own.tr"
+    ):
+        load_config(raw)
+
+
+def test_encoders_of_a_model_are_frozen_or_trained_together():
+    raw = {
+        "encoders": {"big": {"trainable": "all"}},
+        "diagnosis": {"models": {"a": {"modalities": ["OM", "TEM"], "encoders": {"TEM": "big"}}}},
+    }
+    message = (
+        "config: diagnosis.models.a.encoders: that of OM (default) is frozen and that of TEM (big) is trained; a "
+        "model reads either cached features or crops: give both trainable: none, or both last or all"
+    )
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(raw)
+    loaded = load_config({**raw, "encoder": {"trainable": "last"}})
+    assert not loaded.is_frozen(loaded.diagnosis.models["a"])
+    assert Config().is_frozen(Config().diagnosis.models["cmus_net"])
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (
+            "img_size: [224, 224]",
+            r"encoder.options.img_size: \[224, 224\] is no single value; give a number, tr",
+        ),
+        ("out_indices: 1", "encoder.options.out_indices: this is decided by glomflow; take it out"),
+    ],
+)
+def test_options_of_encoders(option, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(yaml.safe_load(f"encoder: {{options: {{{option}}}}}"))
+    given = {"img_size": 224, "init_values": 1e-5, "dynamic_img_size": True, "mlp_layer": "SwiGLUPacked"}
+    options = load_config({"encoder": {"options": given}}).encoder.options
+    assert [(value, type(value)) for value in options.values()] == [(v, type(v)) for v in given.values()]
+    assert "names, each with a number, `true` or `false`, or a text" in field_help("encoder.options")
 
 
 def test_the_published_split_needs_another_selection():

@@ -1,43 +1,24 @@
-"""Predicts the held-out fold with a trained model."""
+"""Predicts the held-out fold with trained models."""
 
 from pathlib import Path
 
 from glomflow.jobs import job
 
 
-def predict(inputs, config: dict, model: str, fold: int, seed: int, threads: int):
-    from glomflow.config import Config
-    from glomflow.tables import TEST, read_table
-    from glomflow.training.predict import predict_fold
-    from glomflow.training.stores import stores_from_files
+def predict(inputs, outputs, params, fold: int, threads: int) -> None:
+    from glomflow.training.runs import predict_runs, runs_of
 
-    return predict_fold(
-        read_table(inputs.patients, TEST)["patient"].tolist(),
-        stores_from_files(dict(inputs.items())),
-        Config(**config),
-        model,
+    files = dict(inputs.items())
+    predict_runs(
+        runs_of(params.configs, params.seeds, files, files),
         fold,
-        seed,
-        weights=Path(inputs.weights),
-        settings_json=Path(inputs.settings),
+        [Path(path) for path in outputs.predictions],
+        [Path(path) for path in outputs.instances],
         threads=threads,
     )
 
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):
-        from glomflow.tables import INSTANCES, PREDICTIONS, probability_columns, write_table
-
-        config = snakemake.params.config
-        predictions, instances = predict(
-            snakemake.input,
-            config,
-            snakemake.wildcards.model,
-            int(snakemake.wildcards.fold),
-            int(snakemake.wildcards.seed),
-            snakemake.threads,
-        )
-        extra = probability_columns(config["cohort"]["classes"])
-        write_table(snakemake.output.predictions, predictions, PREDICTIONS, extra)
-        write_table(snakemake.output.instances, instances, INSTANCES)
-        print(f"{len(predictions)} patients predicted")
+        fold = int(snakemake.wildcards.fold)
+        predict(snakemake.input, snakemake.output, snakemake.params, fold, snakemake.threads)

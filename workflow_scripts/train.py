@@ -1,38 +1,15 @@
-"""Trains one model on one fold."""
-
-from pathlib import Path
+"""Trains models on one fold."""
 
 from glomflow.jobs import job
 
 
-def train(inputs, config: dict, model: str, seed: int, outputs, checkpoint: Path, threads: int) -> None:
-    from glomflow.config import Config
-    from glomflow.tables import TRAINING, read_table
-    from glomflow.training.fit import train_fold
-    from glomflow.training.stores import stores_from_files
+def train(inputs, outputs, params, threads: int) -> None:
+    from glomflow.training.runs import runs_of, train_runs
 
-    train_fold(
-        read_table(inputs.table, TRAINING),
-        stores_from_files(dict(inputs.items())),
-        Config(**config),
-        model,
-        seed,
-        out=Path(outputs.weights),
-        history=Path(outputs.history),
-        settings_json=Path(outputs.settings),
-        checkpoint=checkpoint,
-        threads=threads,
-    )
+    files = dict(outputs.items()) | {"checkpoint": params.checkpoints}
+    train_runs(runs_of(params.configs, params.seeds, dict(inputs.items()), files), threads=threads)
 
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):
-        train(
-            snakemake.input,
-            snakemake.params.config,
-            snakemake.wildcards.model,
-            int(snakemake.wildcards.seed),
-            snakemake.output,
-            Path(snakemake.params.checkpoint),
-            snakemake.threads,
-        )
+        train(snakemake.input, snakemake.output, snakemake.params, snakemake.threads)

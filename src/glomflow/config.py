@@ -128,6 +128,18 @@ class Diagnosis(Section):
         """Returns the loss that a model is trained with."""
         return self.models[model].loss or self.loss
 
+    def models_of(self, task: str) -> dict[str, Model]:
+        """Returns the models of a task by name; its others are compared with its first."""
+        return {name: model for name, model in self.models.items() if model.task == task}
+
+    def partial_of(self, task: str) -> list[str]:
+        """Returns the networks of a task that see several modalities, so that some can be missing."""
+        return [
+            name
+            for name, model in self.models_of(task).items()
+            if len(model.modalities) > 1 and model.kind not in TabularKinds
+        ]
+
     @property
     def tasks(self) -> list[str]:
         """The tasks of the models, in the order of their first model."""
@@ -163,6 +175,11 @@ class Evaluation(Section):
     bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="Bootstrap resamples of patients.")
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = Field(0.95, description="Level of the intervals.")
     ece_bins: Count = Field(15, description="Bins of the expected calibration error.")
+    missing_curve: bool = Field(
+        True,
+        description="Predict test patients from every subset of their modalities as well: accuracy over the "
+        "rate of missing modalities.",
+    )
 
 
 class Report(Section):
@@ -197,6 +214,10 @@ class Config(Section):
         """Returns the encoder of a model's modality."""
         name = self.encoder_name(model, modality)
         return self.encoder if name == DEFAULT_ENCODER else self.encoders[name]
+
+    def is_frozen(self, model: Model) -> bool:
+        """Tells whether a model's encoders are frozen, so that cached features take the place of crops."""
+        return all(self.encoder_of(model, name).trainable == "none" for name in model.modalities)
 
     def classes_of(self, task: str) -> list[str]:
         """Returns the classes of a task in the order of the models' outputs."""
@@ -233,6 +254,29 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _encoders_of_a_model_are_trained_alike(self) -> Self:
+        for name, model in self.diagnosis.models.items():
+            frozen = {some: self.encoder_of(model, some).trainable == "none" for some in model.modalities}
+            if len(set(frozen.values())) > 1:
+                still = next(some for some, is_still in frozen.items() if is_still)
+                moving = next(some for some, is_still in frozen.items() if not is_still)
+                raise ValueError(
+                    f"diagnosis.models.{name}.encoders: that of {still} ({self.encoder_name(model, still)}) "
+                    f"is frozen and that of {moving} ({self.encoder_name(model, moving)}) is trained; a "
+                    "model reads either cached features or crops: give both trainable: none, or both last or "
+                    "all"
+                )
+            if self.diagnosis.training.stain_augmentation > 0.0 and frozen.get("OM"):
+                encoder = self.encoder_name(model, "OM")
+                key = "encoder" if encoder == DEFAULT_ENCODER else f"encoders.{encoder}"
+                raise ValueError(
+                    "diagnosis.training.stain_augmentation: the frozen encoder's features are cached, so "
+                    f"that OM crops of the model {name} cannot be recoloured; set {key}.trainable to last or "
+                    "all, or stain_augmentation to 0"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _sections_fit_each_other(self) -> Self:
         if self.cohort.source == "crops" and "diagnosis" in self.run.tracks:
             raise ValueError(
@@ -248,11 +292,6 @@ class Config(Section):
             raise ValueError(
                 "imaging.stain.target: training_folds fits colours per diagnosis fold, but the glomeruli "
                 "track draws its own splits; use 'tracks: [diagnosis]' or another target"
-            )
-        if self.diagnosis.training.stain_augmentation > 0.0 and self.encoder.trainable == "none":
-            raise ValueError(
-                "diagnosis.training.stain_augmentation: the frozen encoder's features are cached, so that "
-                "crops cannot be recoloured; set encoder.trainable to last or all, or stain_augmentation to 0"
             )
         if self.cohort.source == "phantom" and sorted(self.cohort.classes) != ["IgAN", "LN", "MN"]:
             raise ValueError(

@@ -11,6 +11,8 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Option = bool | int | float | str
+"""A single value; the section that has options says what else it takes."""
 
 
 class Section(BaseModel):

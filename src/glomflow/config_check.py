@@ -132,6 +132,8 @@ def readable_type(annotation: Any, metadata: Sequence[Any] = (), *, plural: bool
         text = f"names, each with {each}"
     elif is_section(annotation):
         text = "section"
+    elif origin in (Union, types.UnionType):
+        text = "a number, `true` or `false`, or a text"
     else:
         text = _WORDS[annotation][plural]
     return (
@@ -184,6 +186,8 @@ def _unwrap(annotation: Any) -> tuple[Any, list[Any], bool]:
         elif origin in (Union, types.UnionType):
             members = [member for member in get_args(annotation) if member is not type(None)]
             optional = len(members) < len(get_args(annotation))
+            if len(members) > 1:
+                return annotation, metadata, optional
             annotation = members[0]
         else:
             return annotation, metadata, optional

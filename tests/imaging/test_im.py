@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from glomflow.config import ImCrops
-from glomflow.imaging.im import crop_im_shard, entropy
+from glomflow.imaging.im import crop_im_shard, entropy, marker_of
 from glomflow.tables import CROPS, write_table
 
 SETTINGS = ImCrops(size=32)
@@ -451,3 +451,42 @@ def test_other_modalities_and_excluded_images_are_passed_over(cohort: Cohort) ->
 def test_entropy() -> None:
     assert entropy(np.zeros((8, 8), np.uint8)) == 0.0
     assert entropy(np.arange(256, dtype=np.uint8).reshape(16, 16)) == pytest.approx(1.0)
+
+
+MARKERS = ImCrops(size=32, instances="marker")
+
+
+def test_a_crop_per_marker_in_the_configured_order(cohort: Cohort) -> None:
+    cohort.multi("a.ome.tif", {"C3": FULL, "IgA": FULL // 2, "IgG": 0, "DAPI": FULL})
+    crops, index = cohort.crop(MARKERS)
+    assert crops[:, 0, 0].tolist() == [[0, 0, 0], [128, 128, 128], [255, 255, 255]]
+    assert list(index["crop"]) == ["a#IgG", "a#IgA", "a#C3"]
+    assert list(index["information"]) == pytest.approx([1.0, 0.8, 0.4])
+    assert list(index["flag"]) == ["dark", "", ""]
+    assert list(index["selected"]) == [True, True, True]
+    assert list(index["row"]) == [0, 1, 2]
+    write_table(cohort.folder / "index.parquet", index, CROPS)
+    _, index = cohort.crop(ImCrops(size=32, instances="marker", markers=["C3", "kappa", "IgG"]))
+    assert list(index["crop"]) == ["a#C3", "a#IgG"]
+
+
+def test_files_per_marker_are_an_instance_each(cohort: Cohort) -> None:
+    cohort.gray("a.tif", FULL // 4, "anti-IgA", slide="s")
+    cohort.gray("g.tif", FULL, "IgG", slide="s")
+    cohort.gray("single.tif", FULL // 2, "IgM", patient="p2")
+    crops, index = cohort.crop(MARKERS)
+    assert crops[:, 0, 0, 0].tolist() == [255, 64, 128]
+    assert list(index["crop"]) == ["g#IgG", "a#IgA", "single#IgM"]
+    assert list(index["image"]) == ["g", "a", "single"]
+    assert list(index["patient"]) == ["p1", "p1", "p2"]
+
+
+def test_a_composite_of_unnamed_markers_stays_one_crop(cohort: Cohort) -> None:
+    cohort.colour("a.png", (100, 30, 7), None)
+    crops, index = cohort.crop(MARKERS)
+    assert only(crops) == (200, 60, 14)
+    assert list(index["crop"]) == ["a#0"]
+
+
+def test_the_marker_of_a_crop() -> None:
+    assert [marker_of(name) for name in ("a#0", "a#IgG", "a#b#C1q")] == [None, "IgG", "C1q"]

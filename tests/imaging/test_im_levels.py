@@ -41,6 +41,7 @@ class TwoSites:
                     rows.append((f"{site}-{label}-{number}", site, label))
         self.crops = np.stack(crops)
         self.index = pd.DataFrame(rows, columns=["patient", "site", "label"])
+        self.index["crop"] = self.index["patient"] + "#0"
         self.sites = self.index.set_index("patient")["site"]
         self.train = set(self.index["patient"][~self.index["patient"].str.endswith(("-0", "-1", "-2"))])
 
@@ -112,7 +113,7 @@ def test_negatives_are_exactly_what_they_were(cohort: TwoSites, levels: pd.DataF
     faint = cohort.crops <= 25
     assert np.array_equal(after[faint], cohort.crops[faint])
     black = np.zeros((1, 48, 48, 3), np.uint8)
-    index = pd.DataFrame({"patient": ["south-MN-0"]})
+    index = pd.DataFrame({"patient": ["south-MN-0"], "crop": ["a#0"]})
     assert not apply_site_levels(black, index, cohort.sites, levels).any()
 
 
@@ -125,7 +126,7 @@ def test_only_training_patients_are_looked_at(cohort: TwoSites, levels: pd.DataF
 
 
 def test_unknown_sites_are_left_as_they_are(cohort: TwoSites, levels: pd.DataFrame) -> None:
-    index = pd.DataFrame({"patient": ["new", "without", "nobody"]})
+    index = pd.DataFrame({"patient": ["new", "without", "nobody"], "crop": ["a#0", "b#0", "c#0"]})
     sites = pd.Series({"new": "elsewhere", "without": None})
     assert np.array_equal(apply_site_levels(cohort.crops[:3], index, sites, levels), cohort.crops[:3])
 
@@ -142,7 +143,7 @@ def test_gains_are_bounded() -> None:
     generator = np.random.default_rng(5)
     dim = [crop(generator, 0.26, 0, 0) for _ in range(30)]
     bright = [crop(generator, 0.97, 0, 0) for _ in range(30)]
-    index = pd.DataFrame({"patient": [f"p{number}" for number in range(60)]})
+    index = pd.DataFrame({"patient": [f"p{number}" for number in range(60)], "crop": "a#0"})
     sites = pd.Series(["dim"] * 30 + ["bright"] * 30, index=index["patient"])
     crops = np.stack(dim + bright)
     levels = fit_site_levels(crops, index, sites, set(index["patient"])).set_index(["site", "channel"])
@@ -175,3 +176,24 @@ def test_crops_that_do_not_fit_their_index(cohort: TwoSites, levels: pd.DataFram
         fit_site_levels(cohort.crops, cohort.index[:-1], cohort.sites, cohort.train)
     with pytest.raises(GlomflowError, match=r"IM crops are float64 of shape \(2, 4, 4, 3\), not uint8"):
         apply_site_levels(np.zeros((2, 4, 4, 3)), cohort.index[:2], cohort.sites, levels)
+
+
+def test_levels_of_crops_of_one_marker_are_the_markers_own(cohort: TwoSites) -> None:
+    gray = [np.repeat(cohort.crops[:, :, :, [number]], 3, axis=3) for number in (0, 1)]
+    index = pd.concat([cohort.index] * 2, ignore_index=True)
+    markers = ["IgG"] * len(cohort.index) + ["IgA"] * len(cohort.index)
+    index["crop"] = [f"{patient}#{marker}" for patient, marker in zip(index["patient"], markers, strict=True)]
+    crops = np.concatenate(gray)
+    levels = fit_site_levels(crops, index, cohort.sites, cohort.train)
+    colours = fit_site_levels(cohort.crops, cohort.index, cohort.sites, cohort.train)
+    assert list(levels["channel"]) == ["IgA", "IgG"] * 2
+    for marker, colour in (("IgG", "red"), ("IgA", "green")):
+        own, same = (
+            frame[frame["channel"] == name].drop(columns="channel").reset_index(drop=True)
+            for frame, name in ((levels, marker), (colours, colour))
+        )
+        pd.testing.assert_frame_equal(own, same, check_exact=True)
+    after = apply_site_levels(crops, index, cohort.sites, levels)
+    expected = apply_site_levels(cohort.crops, cohort.index, cohort.sites, colours)
+    assert np.array_equal(after[: len(cohort.crops), :, :, 2], expected[:, :, :, 0])
+    assert np.array_equal(after[len(cohort.crops) :, :, :, 0], expected[:, :, :, 1])

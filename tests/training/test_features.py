@@ -39,6 +39,15 @@ def test_rows_are_the_encoders_maps_in_half_precision(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.npy", "tem.npy", "tem.parquet"]
 
 
+def test_maps_of_two_encoders_differ_in_shape_only_where_the_encoders_do(tmp_path: Path) -> None:
+    npy, index = make_crops(tmp_path, 2)
+    vit = config.Encoder(name="vit_tiny_patch16_224", weights="random", options={"img_size": 64})
+    encode_store(npy, index, SETTINGS, tmp_path / "f.npy", device="cpu")
+    encode_store(npy, index, vit, tmp_path / "vit.npy", device="cpu")
+    assert np.load(tmp_path / "f.npy").shape == (2, 2, 2, 512)
+    assert np.load(tmp_path / "vit.npy").shape == (2, 4, 4, 192)
+
+
 def test_an_empty_store_gives_an_empty_array(tmp_path: Path) -> None:
     encode_store(*make_crops(tmp_path, 0), SETTINGS, tmp_path / "f.npy", device="cpu")
     assert np.load(tmp_path / "f.npy").shape == (0, 2, 2, 512)

@@ -18,8 +18,7 @@ from glomflow.errors import GlomflowError
 from glomflow.files import sha256_file
 from glomflow.tables import TRAINING, read_table, write_table
 from glomflow.training import fit
-from glomflow.training.engine import cosine_rate
-from glomflow.training.fit import HISTORY, random_flips
+from glomflow.training.fit import HISTORY
 from training.synthetic import make_stores, settings, train, train_table
 
 SYNTHETIC = Path(__file__).with_name("synthetic.py")
@@ -29,9 +28,13 @@ class Stopped(Exception):
     """Raised by a test in the middle of a training."""
 
 
+STEPS = 3
+"""Steps per epoch: nine training patients, four at once."""
+
+
 def stop_after(last: int):
-    def observer(epoch: int) -> None:
-        if epoch == last:
+    def observer(step: int) -> None:
+        if step == last:
             raise Stopped
 
     return observer
@@ -54,12 +57,12 @@ def test_writes_weights_history_and_settings(uninterrupted: Path) -> None:
     assert np.isfinite(history.to_numpy()).all()
     written = json.loads(uninterrupted.with_name("s.json").read_text())
     assert written["classes"] == ["IgAN", "MN", "LN"]
-    assert written["channels"] == 8
+    assert written["channels"] == {"OM": 8, "IM": 8, "TEM": 8}
     assert (written["training_patients"], written["validation_patients"]) == (9, 3)
     best = int(history["validation_loss"].idxmin())
     assert written["selected_epoch"] == best + 1
     assert not uninterrupted.with_name("checkpoint.pt").exists()
-    assert {"net.heads.TEM.weight", "net.mean_TEM"} <= set(load_file(uninterrupted))
+    assert {"net.branches.TEM.weight", "net.mean_TEM"} <= set(load_file(uninterrupted))
 
 
 def test_learns_the_signal(tmp_path: Path, stores) -> None:
@@ -77,15 +80,18 @@ def test_same_seed_same_bits_other_seed_other_bits(tmp_path: Path, stores, unint
     assert sha256_file(train(tmp_path, stores, other)) != sha256_file(uninterrupted)
 
 
-@pytest.mark.parametrize("epoch", [1, 4])
+@pytest.mark.parametrize(
+    ("step", "where"),
+    [(3, "epoch 1, step 0"), (4, "epoch 1, step 1"), (8, "epoch 2, step 2"), (18, "epoch 6, step 0")],
+)
 def test_resumes_to_the_same_bits(
-    tmp_path: Path, stores, uninterrupted: Path, epoch: int, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, stores, uninterrupted: Path, step: int, where: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(Stopped):
-        train(tmp_path, stores, settings(), checkpoint_interval=0.0, observer=stop_after(epoch))
+        train(tmp_path, stores, settings(), checkpoint_interval=0.0, observer=stop_after(step))
     assert not (tmp_path / "w.safetensors").exists()
     resumed = train(tmp_path, stores, settings())
-    assert f"going on after epoch {epoch}" in capsys.readouterr().out
+    assert f"going on after {where}" in capsys.readouterr().out
     assert sha256_file(resumed) == sha256_file(uninterrupted)
     pd.testing.assert_frame_equal(
         read_table(tmp_path / "h.parquet", HISTORY),
@@ -97,7 +103,7 @@ def test_resumes_after_sigkill(tmp_path: Path, stores, uninterrupted: Path) -> N
     folder = stores["OM"][0].npy.parent
     write_table(tmp_path / "table.parquet", train_table(), TRAINING)
     command = [sys.executable, str(SYNTHETIC), str(folder), str(tmp_path), str(tmp_path / "table.parquet")]
-    killed = subprocess.run([*command, "3"], check=False, capture_output=True)
+    killed = subprocess.run([*command, "7"], check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert (tmp_path / "checkpoint.pt").exists()
     assert sha256_file(train(tmp_path, stores, settings())) == sha256_file(uninterrupted)
@@ -118,7 +124,7 @@ def test_ignores_a_checkpoint_of_another_training(
         (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
     seen: list[int] = []
     train(tmp_path, stores, configuration, table=table, observer=seen.append)
-    assert seen == [1, 2, 3, 4, 5, 6]
+    assert seen == list(range(1, 6 * STEPS + 1))
     expected = "cannot be read" if change == "damaged" else "belongs to other data, settings or code"
     assert expected in capsys.readouterr().out
 
@@ -130,14 +136,14 @@ def test_selects_last_and_patience_stops(tmp_path: Path, stores) -> None:
     assert history["validation_loss"].isna().all()
     seen: list[int] = []
     train(tmp_path, stores, settings(epochs=60, learning_rate=0.5, patience=2), observer=seen.append)
-    assert len(seen) < 60
+    assert len(seen) < 60 * STEPS
 
 
+@pytest.mark.parametrize("workers", [0, 1, 3])
 def test_bags_read_at_every_step_train_the_same(
-    tmp_path: Path, stores, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stores, uninterrupted: Path, workers: int
 ) -> None:
-    monkeypatch.setattr(fit, "_POOLED_LIMIT", 0)
-    ours = load_file(train(tmp_path, stores, settings()))
+    ours = load_file(train(tmp_path, stores, settings(cache_gb=0, workers=workers)))
     expected = load_file(uninterrupted)
     for name, value in expected.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4)
@@ -262,21 +268,3 @@ def test_cached_features_need_no_timm(repo: Path) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=repo / "src"
     )
     assert done.stdout.strip() == "False"
-
-
-def test_cosine_goes_from_first_to_last_rate() -> None:
-    training = settings(epochs=5, learning_rate=1.0, final_learning_rate=0.2).diagnosis.training
-    assert [round(cosine_rate(epoch, training), 6) for epoch in range(5)] == [
-        1.0,
-        0.882843,
-        0.6,
-        0.317157,
-        0.2,
-    ]
-
-
-def test_flips_are_flips_and_are_drawn_per_image() -> None:
-    images = torch.arange(32 * 4).reshape(32, 2, 2, 1)
-    flipped = random_flips(images, torch.Generator().manual_seed(0))
-    kinds = {tuple((flipped[i, :, :, 0] - images[i, 0, 0, 0]).flatten().tolist()) for i in range(len(images))}
-    assert kinds == {(0, 1, 2, 3), (1, 0, 3, 2), (2, 3, 0, 1), (3, 2, 1, 0)}

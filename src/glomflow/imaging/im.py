@@ -43,6 +43,8 @@ OUTLINE_MARGIN = 0.15
 """Context around an annotated glomerulus, as a share of its longer edge."""
 DARK_LEVEL = 0.25
 """A crop is flagged dark if 99 % of its pixels are below this share of full brightness."""
+COMPOSITE = "0"
+"""What stands for the marker in the identifier of a crop that shows several."""
 _HUE_PX = 256
 """Longest edge of the picture that a colour image's hues are looked for in."""
 
@@ -54,6 +56,7 @@ __all__ = [
     "crop_im_shard",
     "entropy",
     "has_one_hue",
+    "marker_of",
     "same_marker",
 ]
 
@@ -95,10 +98,33 @@ class _Square:
         return low < -0.5 or high[0] > self.width + 0.5 or high[1] > self.height + 0.5
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """What a file shows within its square: ``level``, (size, size, C) shares of full brightness."""
+
+    member: _Member
+    square: _Square
+    level: Levels
+    flags: set[str]
+
+    @property
+    def levels(self) -> dict[str, Levels]:
+        """Brightness by marker; none of a composite."""
+        return {name: self.level[..., place] for place, name in enumerate(self.member.markers)}
+
+
+_Crop = tuple[npt.NDArray[np.uint8], dict[str, Any]]
+"""A crop and its row of the index."""
+
+
 def crop_im_shard(
     inventory: pd.DataFrame, images: pd.DataFrame, folder: Path, settings: ImCrops
 ) -> tuple[npt.NDArray[np.uint8], pd.DataFrame]:
-    """Makes one RGB crop per patient from the patient's immunofluorescence images.
+    """Makes each patient's RGB crops from the patient's immunofluorescence images.
+
+    With ``instances: composite`` a patient gets one crop, ``<image>#0``. With ``marker`` it is one per
+    configured marker that is there, ``<image>#<marker>``, the marker in grey; its ``information`` is the
+    marker's place in the configured order, from 1 downwards. A composite of unnamed markers stays one crop.
 
     A patient's sets are tried from the one that shows the most of the configured markers, then in the
     order of the sheet; composites come last. What cannot be used or is left over is printed.
@@ -112,7 +138,8 @@ def crop_im_shard(
 
     Returns:
         The crops, uint8 (N, size, size, 3), and their index, rows of :data:`glomflow.tables.CROPS`,
-        ordered by patient. The box is that in the set's first file and may reach beyond it.
+        ordered by patient and marker. The box is that in the set's first file, or in the marker's own,
+        and may reach beyond it.
     """
     usable = inventory[(inventory["modality"] == "IM") & (inventory["status"] == "ok")]
     sheet = images.set_index("image")
@@ -124,12 +151,13 @@ def crop_im_shard(
         sets = sorted(_sets(members), key=lambda some: -_markers_shown(some, settings))
         for number, some in enumerate(sets):
             try:
-                crop, row = _crop(some, folder, settings)
+                made = _crops(some, folder, settings)
             except ImageError as error:
                 print(f"warning: IM of patient {patient} is left out: {error.reason}", flush=True)
                 continue
-            rows.append({**row, "row": len(rows), "patient": patient})
-            crops.append(crop)
+            for crop, row in made:
+                rows.append({**row, "row": len(rows), "patient": patient})
+                crops.append(crop)
             for left_over in sets[number + 1 :]:
                 print(f"note: IM of patient {patient}: {some[0].path} is used, not {left_over[0].path}")
             break
@@ -188,9 +216,8 @@ def _wanted(settings: ImCrops) -> list[str]:
     return list(dict.fromkeys(name for names in settings.colours for name in names))
 
 
-def _crop(
-    some: list[_Member], folder: Path, settings: ImCrops
-) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
+def _crops(some: list[_Member], folder: Path, settings: ImCrops) -> list[_Crop]:
+    """Makes the crops of a set: one, or one per marker."""
     from glomflow.imaging.readers import open_image
 
     names = [name for member in some for name in member.markers]
@@ -198,23 +225,43 @@ def _crop(
         raise _none_of_the_markers(some[0], names, settings)
     guide = next((member for member in some if member.annotation), None)
     outlined = _outlined_square(guide, folder, settings) if guide else None
-    levels: dict[str, Levels] = {}
-    squares: list[_Square] = []
-    flags: set[str] = set()
-    crop: npt.NDArray[np.uint8] | None = None
+    shown: list[_Shown] = []
     for member in some:
         with open_image(folder / member.path) as reader:
             square = _scaled(outlined, reader) if outlined else _centred(reader, member, settings)
             level, further = _levels_of(reader, square, member, settings)
-        squares.append(square)
-        flags |= further
-        if member.is_composite:
-            crop = as_bytes(np.broadcast_to(level, (*level.shape[:2], 3)))
-            continue
-        levels.update({name: level[..., index] for index, name in enumerate(member.markers)})
-    if crop is None:
-        crop = compose(levels, settings)
-    return crop, _index_row(some[0], squares, crop, flags)
+        shown.append(_Shown(member, square, level, further))
+    if some[0].is_composite:
+        level = shown[0].level
+        crop = as_bytes(np.broadcast_to(level, (*level.shape[:2], 3)))
+        return [(crop, _index_row(shown, crop))]
+    if settings.instances == "marker":
+        return _marker_crops(shown, settings)
+    crop = compose({name: level for one in shown for name, level in one.levels.items()}, settings)
+    return [(crop, _index_row(shown, crop))]
+
+
+def _marker_crops(shown: list[_Shown], settings: ImCrops) -> list[_Crop]:
+    """Makes a grey crop of each configured marker that is there, in the configured order."""
+    crops: list[_Crop] = []
+    wanted = _wanted(settings)
+    for place, marker in enumerate(wanted):
+        for one in shown:
+            there = [level for name, level in one.levels.items() if same_marker(name, marker)]
+            if not there:
+                continue
+            gray = as_bytes(np.mean(there, axis=0))
+            crop = np.repeat(gray[:, :, None], 3, axis=2)
+            order = {"crop": f"{one.member.image}#{marker}", "information": 1.0 - place / len(wanted)}
+            crops.append((crop, {**_index_row([one], crop), **order}))
+            break
+    return crops
+
+
+def marker_of(crop: str) -> str | None:
+    """Returns the marker that an IM crop shows alone; None for a composite."""
+    marker = crop.rpartition("#")[2]
+    return None if marker == COMPOSITE else marker
 
 
 def _levels_of(
@@ -248,19 +295,18 @@ def _levels_of(
     return np.clip(level / settings.max_level, 0.0, 1.0).astype(np.float32), flags
 
 
-def _index_row(
-    first: _Member, squares: list[_Square], crop: npt.NDArray[np.uint8], flags: set[str]
-) -> dict[str, Any]:
-    square = squares[0]
+def _index_row(shown: list[_Shown], crop: npt.NDArray[np.uint8]) -> dict[str, Any]:
+    first, square = shown[0].member, shown[0].square
+    flags = {flag for one in shown for flag in one.flags}
     notes = {
         "at_border": square.is_cut,
-        "padded": any(other.reaches_out for other in squares),
+        "padded": any(one.square.reaches_out for one in shown),
         "dark": bool(np.percentile(crop.max(axis=2), 99) < DARK_LEVEL * 255),
         "one_hue": "one_hue" in flags,
         "bright_background": "bright_background" in flags,
     }
     return {
-        "crop": f"{first.image}#0",
+        "crop": f"{first.image}#{COMPOSITE}",
         "image": first.image,
         "slide": first.slide,
         "modality": "IM",

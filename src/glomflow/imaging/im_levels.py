@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from glomflow.errors import GlomflowError
-from glomflow.imaging.im import DARK_LEVEL
+from glomflow.imaging.im import DARK_LEVEL, marker_of
 from glomflow.tables import SITE_LEVELS
 
 Bytes = npt.NDArray[np.uint8]
@@ -32,6 +32,8 @@ def fit_site_levels(
     crops: Bytes, index: pd.DataFrame, sites: pd.Series, patients: Collection[str]
 ) -> pd.DataFrame:
     """Fits how bright the signal of each channel is at each site.
+
+    The channels of a composite are its colours; a crop of one marker has one channel, its marker.
 
     The brightness of a channel of a crop is its 99th percentile; it bears signal if that exceeds the
     5th by at least :data:`DARK_LEVEL` of full brightness. A site's level is the median over its
@@ -58,14 +60,17 @@ def fit_site_levels(
     _check(crops, index)
     of_crop = _sites_of(index, sites)
     used = index["patient"].isin(set(patients)).to_numpy() & (of_crop != "")
-    signals = np.full((len(index), len(CHANNELS)), np.nan)
+    signals: dict[str, dict[str, list[float]]] = {}
+    channels = _channels_of(index)
     for place in np.flatnonzero(used):
-        signals[place] = _signal(crops[place])
+        # A marker is in all three colours: the first will do.
+        for channel, signal in zip(channels[place], _signal(crops[place]), strict=False):
+            signals.setdefault(channel, {}).setdefault(of_crop[place], []).append(float(signal))
     rows = []
-    for number, channel in enumerate(CHANNELS):
+    for channel in sorted(signals, key=_rank):
         found: dict[str, npt.NDArray[np.float64]] = {}
-        for site in sorted(set(of_crop[used])):
-            values = signals[used & (of_crop == site), number]
+        for site, of_site in sorted(signals[channel].items()):
+            values = np.array(of_site)
             found[site] = np.log(values[np.isfinite(values)])
         rows += _levels(found, channel)
     return pd.DataFrame(rows, columns=list(SITE_LEVELS)).sort_values("site", kind="stable", ignore_index=True)
@@ -96,12 +101,24 @@ def apply_site_levels(crops: Bytes, index: pd.DataFrame, sites: pd.Series, level
         for row in levels.to_dict("records")
     }
     changed = np.empty(crops.shape, np.uint8)
+    channels = _channels_of(index)
     for place, site in enumerate(_sites_of(index, sites)):
-        for number, channel in enumerate(CHANNELS):
+        names = channels[place] if len(channels[place]) > 1 else channels[place] * len(CHANNELS)
+        for number, channel in enumerate(names):
             curve = curves.get((site, channel))
             plane = crops[place, :, :, number]
             changed[place, :, :, number] = plane if curve is None else curve[plane]
     return changed
+
+
+def _channels_of(index: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Returns the channels of each crop: three colours, or one marker."""
+    markers = [marker_of(crop) for crop in index["crop"]]
+    return [CHANNELS if marker is None else (marker,) for marker in markers]
+
+
+def _rank(channel: str) -> tuple[int, str]:
+    return (CHANNELS.index(channel) if channel in CHANNELS else len(CHANNELS), channel)
 
 
 def _levels(found: dict[str, npt.NDArray[np.float64]], channel: str) -> list[dict[str, object]]:

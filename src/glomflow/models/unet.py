@@ -18,6 +18,7 @@ from torch.nn import functional
 from glomflow import config
 from glomflow.config_finder import FinderEncoder
 from glomflow.errors import GlomflowError
+from glomflow.models.encoder_weights import load_state
 from glomflow.models.encoders import build_encoder
 from glomflow.models.torchvision_compat import import_timm
 
@@ -155,11 +156,11 @@ def build_finder_net(settings: FinderEncoder, *, pretrained: bool, offline: bool
         raise GlomflowError(f"imaging.finder.{error}") from error
     with torch.random.fork_rng(devices=[]):
         pyramid = import_timm().create_model(settings.name, features_only=True)
-    own = pyramid.state_dict()
-    if list(own) != list(loaded):
+    try:
+        load_state(pyramid, loaded, settings.weights)
+    except GlomflowError as error:
         raise GlomflowError(
             f"imaging.finder.encoder.name: timm gives no pyramid of features of '{settings.name}'; "
             "choose another model"
-        )
-    pyramid.load_state_dict(loaded, strict=True)
+        ) from error
     return FinderNet(pyramid, settings.name).eval()

@@ -8,7 +8,13 @@ from pathlib import Path
 
 from glomflow.config import Config
 from glomflow.files import write_text
-from glomflow.report import sections_data, sections_diagnosis, sections_finder, sections_glomeruli
+from glomflow.report import (
+    sections_data,
+    sections_diagnosis,
+    sections_finder,
+    sections_glomeruli,
+    sections_stage,
+)
 from glomflow.report.blocks import Section
 from glomflow.report.material import Material, ReportInputs
 from glomflow.report.numbers import count
@@ -32,9 +38,12 @@ ORDER: tuple[Callable[[Material], Section | None], ...] = (
     sections_finder.finder_section,
     sections_data.crops_section,
     sections_data.folds_section,
+    sections_stage.search_section,
     sections_data.training_section,
     sections_diagnosis.results_section,
     sections_diagnosis.ablation_section,
+    sections_diagnosis.missing_section,
+    sections_stage.stage_section,
     sections_diagnosis.instances_section,
     sections_glomeruli.few_shot_section,
     methods_section,

@@ -5,9 +5,12 @@ Nothing here knows a label.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +18,6 @@ import pyarrow.parquet
 import torch
 
 from glomflow.errors import GlomflowError
-from glomflow.imaging.stain.augment import augment_batch
 from glomflow.models.batch import Instances
 from glomflow.tables import CROPS, read_table
 
@@ -40,6 +42,11 @@ Stores = Mapping[str, Sequence[StoreRef]]
 
 STAINED = "OM"
 """The modality whose crops show stains."""
+
+
+def chunks(places: torch.Tensor, size: int) -> list[torch.Tensor]:
+    """Cuts (n,) places into pieces of ``size``, the last one as long as what is left."""
+    return [places[start : start + size] for start in range(0, len(places), size)]
 
 
 class Bags:
@@ -74,10 +81,23 @@ class Bags:
         steps = np.arange(max(1, int(counts.max(initial=0))))
         self.slots = np.where(steps < counts[:, None], (ends - counts)[:, None] + steps, -1)
 
+        self._held: np.ndarray | None = None
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one instance; (1, 1, 1) if there is no shard."""
         return tuple(self._arrays[0].shape[1:]) if self._arrays else (1, 1, 1)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all instances, bytes."""
+        itemsize = self._arrays[0].dtype.itemsize if self._arrays else 0
+        return len(self._row) * math.prod(self.shape) * itemsize
+
+    def hold(self) -> None:
+        """Reads all instances into memory, where :meth:`read` then finds them."""
+        if self._held is None:
+            self._held = self.read(np.arange(len(self._row)))
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Reads instances.
@@ -88,12 +108,39 @@ class Bags:
         Returns:
             (R, ...) in the store's dtype.
         """
+        if self._held is not None:
+            held: np.ndarray = self._held[rows]
+            return held
         dtype = self._arrays[0].dtype if self._arrays else np.dtype(np.float16)
         out = np.empty((len(rows), *self.shape), dtype)
         for shard in np.unique(self._shard[rows]):
             here = self._shard[rows] == shard
             out[here] = self._arrays[shard][self._row[rows[here]]]
         return out
+
+
+class Shelf:
+    """What several trainings or predictions of a job read of the same stores, read once."""
+
+    def __init__(self) -> None:
+        self._bags: dict[Any, Bags] = {}
+        self._statistics: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def bags(self, stores: Sequence[StoreRef], patients: Sequence[str], *, features: bool) -> Bags:
+        """Returns the bags of some patients, see :class:`Bags`."""
+        key = (tuple(stores), tuple(patients), features)
+        if key not in self._bags:
+            self._bags[key] = Bags(stores, patients, features=features)
+        return self._bags[key]
+
+    def statistics(
+        self, bags: Bags, places: np.ndarray, compute: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the statistics of some patients' bags, computed if they are not known yet."""
+        key = (id(bags), places.tobytes())
+        if key not in self._statistics:
+            self._statistics[key] = compute()
+        return self._statistics[key]
 
 
 class FoldData:
@@ -104,14 +151,22 @@ class FoldData:
         modalities: Modalities to read.
         patients: Patients, each once.
         features: Read cached features instead of crops.
+        shelf: Where what is read is shared with others.
 
     Raises:
         GlomflowError: A patient is listed twice, a modality has no store, or files do not fit.
     """
 
     def __init__(
-        self, stores: Stores, modalities: Sequence[str], patients: Sequence[str], *, features: bool
+        self,
+        stores: Stores,
+        modalities: Sequence[str],
+        patients: Sequence[str],
+        *,
+        features: bool,
+        shelf: Shelf | None = None,
     ) -> None:
+        self.shelf = shelf or Shelf()
         self.patients = list(patients)
         if len(set(self.patients)) != len(self.patients):
             twice = sorted({patient for patient in self.patients if self.patients.count(patient) > 1})
@@ -122,12 +177,20 @@ class FoldData:
                 f"no crop store for {', '.join(missing)}: the cohort has no such images; "
                 "take the modality out of diagnosis.models.<name>.modalities"
             )
-        self.bags = {name: Bags(stores[name], self.patients, features=features) for name in modalities}
+        self.bags = {
+            name: self.shelf.bags(stores[name], self.patients, features=features) for name in modalities
+        }
 
     def present(self, modality: str) -> np.ndarray:
         """Returns (P,) bool, True for patients who have the modality."""
         found: np.ndarray = self.bags[modality].slots[:, 0] >= 0
         return found
+
+    def slots(self, modality: str, places: np.ndarray) -> np.ndarray:
+        """Returns (B, n) int64: the row of each instance in :meth:`instances`, -1 where there is none."""
+        mask = self.bags[modality].slots[places] >= 0
+        local = np.where(mask, np.cumsum(mask).reshape(mask.shape) - 1, -1)
+        return np.ascontiguousarray(local[:, : max(1, int(mask.sum(1).max(initial=0)))])
 
     def instances(self, places: np.ndarray, *, pin: bool = False) -> Instances:
         """Reads the bags of some patients.
@@ -142,38 +205,11 @@ class FoldData:
         rows, slots = {}, {}
         for name, bags in self.bags.items():
             wanted = bags.slots[places]
-            mask = wanted >= 0
-            local = np.where(mask, np.cumsum(mask).reshape(mask.shape) - 1, -1)
-            longest = max(1, int(mask.sum(1).max(initial=0)))
-            read = torch.from_numpy(bags.read(wanted[mask]))
+            read = torch.from_numpy(bags.read(wanted[wanted >= 0]))
+            local = torch.from_numpy(self.slots(name, places))
             rows[name] = read.pin_memory() if pin else read
-            slots[name] = torch.from_numpy(np.ascontiguousarray(local[:, :longest]))
+            slots[name] = local.pin_memory() if pin else local
         return Instances(rows, slots)
-
-
-def stain_augmented(instances: Instances, generator: torch.Generator, strength: float) -> Instances:
-    """Recolours each light microscopy crop at random, as another laboratory might have stained it.
-
-    Args:
-        instances: Bags of crops; features cannot be recoloured.
-        generator: CPU generator of the draws.
-        strength: See :func:`glomflow.imaging.stain.augment.augment_stains`; at 0 nothing is drawn.
-
-    Returns:
-        The instances; the other modalities are as they were.
-
-    Raises:
-        GlomflowError: The bags hold features instead of crops.
-    """
-    rows = instances.rows.get(STAINED)
-    if rows is None or strength == 0.0:
-        return instances
-    if rows.dtype != torch.uint8:
-        raise GlomflowError(
-            "diagnosis.training.stain_augmentation recolours crops, but these are cached features; set "
-            "encoder.trainable to last or all, or stain_augmentation to 0"
-        )
-    return Instances({**instances.rows, STAINED: augment_batch(rows, generator, strength)}, instances.slots)
 
 
 def channel_statistics(data: FoldData, places: np.ndarray) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -189,22 +225,27 @@ def channel_statistics(data: FoldData, places: np.ndarray) -> dict[str, tuple[to
     Raises:
         GlomflowError: A feature map holds NaN or infinity; the message names the patients.
     """
-    statistics = {}
-    for name, bags in data.bags.items():
-        channels = bags.shape[-1]
-        count, total, squares = 0, np.zeros(channels), np.zeros(channels)
-        for start in range(0, len(places), 32):
-            slots = bags.slots[places[start : start + 32]]
-            maps = bags.read(slots[slots >= 0]).astype(np.float32)
-            _check_finite(data, name, maps, np.nonzero(slots >= 0)[0], places[start : start + 32])
-            flat = maps.reshape(-1, channels)
-            count += len(flat)
-            total += flat.sum(0, dtype=np.float64)
-            squares += np.einsum("nc,nc->c", flat, flat, dtype=np.float64)
-        mean = total / max(count, 1)
-        deviation = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 0)) if count else np.ones(channels)
-        statistics[name] = torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
-    return statistics
+    return {
+        name: data.shelf.statistics(bags, places, functools.partial(_statistics, data, name, places))
+        for name, bags in data.bags.items()
+    }
+
+
+def _statistics(data: FoldData, name: str, places: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    bags = data.bags[name]
+    channels = bags.shape[-1]
+    count, total, squares = 0, np.zeros(channels), np.zeros(channels)
+    for start in range(0, len(places), 32):
+        slots = bags.slots[places[start : start + 32]]
+        maps = bags.read(slots[slots >= 0]).astype(np.float32)
+        _check_finite(data, name, maps, np.nonzero(slots >= 0)[0], places[start : start + 32])
+        flat = maps.reshape(-1, channels)
+        count += len(flat)
+        total += flat.sum(0, dtype=np.float64)
+        squares += np.einsum("nc,nc->c", flat, flat, dtype=np.float64)
+    mean = total / max(count, 1)
+    deviation = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 0)) if count else np.ones(channels)
+    return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
 
 
 def _check_finite(

@@ -1,77 +1,38 @@
-"""One training loop for every model of the diagnosis track.
+"""One training loop for every network of the diagnosis track.
 
-An epoch's draws (order, dropout, flips) depend on the seed and the epoch alone, so that a training
-resumed from a checkpoint ends with the same bits as one that was never stopped.
+What is drawn at random (order, dropout, flips, stains) depends on the seed, the epoch, the step and the
+patient alone, so that a training resumed from a checkpoint, which may lie within an epoch, ends with the
+same bits as one that was never stopped.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from glomflow import config
-from glomflow.errors import GlomflowError
-from glomflow.models.losses import Criterion
-from glomflow.models.outputs import Outputs
-from glomflow.training.checkpoints import Checkpoint, Observer
-from glomflow.training.seeds import derive_seed, seeded_torch, shuffled
-
-
-class Source(Protocol):
-    """Where a model's inputs come from; patients are numbered from 0."""
-
-    def outputs(self, places: Tensor, draws: torch.Generator | None) -> Outputs:
-        """Runs the model on some patients.
-
-        Args:
-            places: (B,) int64 on the CPU.
-            draws: Generator of the random changes of training images, or None for none.
-        """
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is trained, on whom and how.
-
-    Attributes:
-        name: Name of the model, for messages.
-        module: Holds the parameters.
-        source: Runs the module on patients.
-        labels: (P,) int64 class of every patient, on the module's device.
-        patients: Names.
-        train: (n,) int64 places of the training patients, on the CPU.
-        validation: (m,) int64 places of the validation patients, on the CPU; may be empty.
-        criterion: The loss.
-        training: Optimisation.
-        seed: Base seed.
-        device: Where the module is.
-    """
-
-    name: str
-    module: nn.Module
-    source: Source
-    labels: Tensor
-    patients: Sequence[str]
-    train: Tensor
-    validation: Tensor
-    criterion: Criterion
-    training: config.Training
-    seed: int
-    device: torch.device
+from glomflow.errors import DivergedError, GlomflowError
+from glomflow.training.checkpoints import Checkpoint, Observer, Stateful, restore, training_state
+from glomflow.training.data import chunks
+from glomflow.training.optimisation import autocast
+from glomflow.training.progress import Reporter
+from glomflow.training.seeds import seeded_torch, shuffled
+from glomflow.training.step import Stepper, Task, out_of_memory
 
 
 @dataclass
 class Progress:
-    """Where a training stands after an epoch.
+    """Where a training stands after a step.
 
     Attributes:
         epoch: Epochs done.
+        step: Steps done of the epoch after these.
+        parts: Parts that a step is cut into.
+        seen: Of each of these steps, the loss per patient (heads, B) and the patients scored (heads,).
         best_epoch: Number, from 1, of the epoch whose weights are kept; 0 before the first.
         best_loss: Its validation loss (infinite if there is none).
         best_state: Its weights.
@@ -79,67 +40,157 @@ class Progress:
     """
 
     epoch: int = 0
+    step: int = 0
+    parts: int = 1
+    seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     best_epoch: int = 0
     best_loss: float = math.inf
     best_state: dict[str, Tensor] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def chunks(places: Tensor, size: int) -> list[Tensor]:
-    """Cuts (n,) places into pieces of ``size``, the last one as long as what is left."""
-    return [places[start : start + size] for start in range(0, len(places), size)]
-
-
-def cosine_rate(epoch: int, training: config.Training) -> float:
-    """Returns the learning rate of an epoch (from 0): a cosine from the first to the last epoch."""
-    share = epoch / max(training.epochs - 1, 1)
-    low, high = training.final_learning_rate, training.learning_rate
-    return low + 0.5 * (high - low) * (1.0 + math.cos(math.pi * share))
-
-
-def fit(task: Task, checkpoint: Checkpoint, observer: Observer | None = None) -> Progress:
+def fit(
+    task: Task,
+    checkpoint: Checkpoint,
+    observer: Observer | None = None,
+    *,
+    scalars: Path | None = None,
+    keep: bool = False,
+) -> Progress:
     """Trains a model, or goes on where a checkpoint of the same training left off.
 
     Args:
         task: What to train.
-        checkpoint: Saved after epochs, when due; not removed here.
-        observer: Called after each epoch and its checkpoint.
+        checkpoint: Saved after steps, when due; not removed here.
+        observer: Called with the number of steps done after each step and its checkpoint.
+        scalars: Folder for TensorBoard.
+        keep: Save the checkpoint at the end, due or not, so that the training need not be done again.
 
     Returns:
         The weights of the selected epoch and the history.
 
     Raises:
-        GlomflowError: Selection by validation loss without validation patients, or a loss that is
-            not finite; the message names the patients.
+        GlomflowError: Selection by validation loss without validation patients; a loss that is not
+            finite, where the message names the patients; memory that does not suffice; or a network that
+            cannot be compiled.
     """
-    by_validation = task.training.selection == "validation_loss"
-    if by_validation and not len(task.validation):
+    if task.training.selection == "validation_loss" and not len(task.validation):
         raise GlomflowError(
             "diagnosis.training.selection: validation_loss needs validation patients and this fold has "
             "none; set diagnosis.training.selection: last"
         )
-    optimiser = _optimiser(task)
-    scaler = torch.amp.GradScaler(task.device.type, enabled=_amp_type(task) == torch.float16)
-    progress = _resume(task, checkpoint, optimiser, scaler)
-    patience = task.training.patience if by_validation else None
-    while progress.epoch < task.training.epochs:
-        if patience is not None and progress.epoch - progress.best_epoch >= patience:
-            print(f"{task.name}: no better epoch since epoch {progress.best_epoch}; stopping")
-            break
-        row = _epoch(task, optimiser, scaler, progress.epoch)
+    with seeded_torch(task.seed):
+        training = _Training(task, checkpoint)
+        try:
+            training.run(observer, scalars, keep)
+        except torch.OutOfMemoryError as error:
+            raise GlomflowError(out_of_memory(task, 1)) from error
+        finally:
+            task.source.close()
+    return training.progress
+
+
+class _Training:
+    """A training under way."""
+
+    def __init__(self, task: Task, checkpoint: Checkpoint) -> None:
+        self._task = task
+        self._checkpoint = checkpoint
+        self._stepper = Stepper(task)
+        self._state: dict[str, Stateful] = {
+            "module": task.module,
+            "criterion": task.criterion,
+            "optimiser": self._stepper.optimiser,
+            "scaler": self._stepper.scaler,
+            "average": self._stepper.average,
+        }
+        start = Progress(parts=self._stepper.parts)
+        self.progress, resumed = restore(checkpoint, start, self._state, task.device)
+        self._stepper.parts = self.progress.parts
+        task.world.wait()
+        if resumed and task.world.rank == 0:
+            where = f"epoch {self.progress.epoch}, step {self.progress.step}"
+            print(f"{task.name}: going on after {where} from {checkpoint.path}")
+
+    def run(self, observer: Observer | None, scalars: Path | None, keep: bool) -> None:
+        """Goes on to the last epoch, or until patience is at an end."""
+        task, progress = self._task, self.progress
+        first = task.world.rank == 0
+        reporter = Reporter(task.name, task.training.epochs, progress.epoch, scalars) if first else None
+        count = math.ceil(len(task.train) / task.training.batch_size)
+        while progress.epoch < task.training.epochs and not self._patience_is_over():
+            epoch = progress.epoch
+            order = task.train[torch.from_numpy(shuffled(len(task.train), task.seed, "order", epoch))]
+            steps = chunks(order, task.training.batch_size)
+            task.module.train()
+            task.criterion.train()
+            self._stepper.plan(steps[progress.step :])
+            while progress.epoch == epoch:
+                progress.seen.append(self._stepper.take(steps, progress.step, epoch))
+                progress.step += 1
+                progress.parts = self._stepper.parts
+                if progress.step == count:
+                    self._end_epoch(steps, reporter)
+                if first and self._checkpoint.due():
+                    self._save(order)
+                if observer is not None:
+                    observer(progress.epoch * count + progress.step)
+        if keep and first:
+            self._checkpoint.save(training_state(progress, self._state))
+        if reporter is not None:
+            reporter.close()
+
+    def _patience_is_over(self) -> bool:
+        progress, patience = self.progress, self._task.training.patience
+        if self._task.training.selection != "validation_loss" or patience is None:
+            return False
+        over = progress.epoch - progress.best_epoch >= patience
+        if over and self._task.world.rank == 0:
+            print(f"{self._task.name}: no better epoch since epoch {progress.best_epoch}; stopping")
+        return over
+
+    def _end_epoch(self, steps: list[Tensor], reporter: Reporter | None) -> None:
+        """Validates, adds a row to the history and keeps the weights if they are the best."""
+        task, progress = self._task, self.progress
+        what = f"of epoch {progress.epoch + 1}"
+        _check_finite(task, [losses for losses, _ in progress.seen], torch.cat(steps), what)
+        by_validation = task.training.selection == "validation_loss"
+        last = progress.epoch + 1 == task.training.epochs
+        with self._stepper.average.applied():
+            validation_loss, accuracy = evaluate(task, task.validation)
+            better = not by_validation or validation_loss < progress.best_loss
+            if better and (by_validation or last):
+                progress.best_state = _snapshot(task.module)
+        row = {
+            "epoch": progress.epoch + 1,
+            "learning_rate": self._stepper.optimiser.param_groups[0]["lr"],
+            "train_loss": float(_mean_loss(task, progress.seen)),
+            "validation_loss": validation_loss,
+            "validation_accuracy": accuracy,
+        }
         progress.history.append(row)
         progress.epoch += 1
-        if not by_validation or row["validation_loss"] < progress.best_loss:
-            progress.best_epoch = progress.epoch
-            progress.best_loss = row["validation_loss"]
-            if by_validation or progress.epoch == task.training.epochs:
-                progress.best_state = _snapshot(task.module)
-        _report(task, row, progress)
-        if checkpoint.due():
-            checkpoint.save(_state(task, progress, optimiser, scaler))
-        if observer is not None:
-            observer(progress.epoch)
-    return progress
+        progress.step = 0
+        progress.seen = []
+        if better:
+            progress.best_epoch, progress.best_loss = progress.epoch, validation_loss
+        if reporter is not None:
+            reporter.epoch(row)
+
+    def _save(self, order: Tensor) -> None:
+        """Saves the state, unless it is spoilt: then the last good one stays."""
+        task, progress = self._task, self.progress
+        losses = [losses for losses, _ in progress.seen]
+        _check_finite(task, losses, order, f"of epoch {progress.epoch + 1}")
+        if not self._stepper.parameters_are_finite():
+            size = task.training.batch_size
+            done = (progress.step or math.ceil(len(order) / size)) - 1
+            names = sorted(task.patients[place] for place in order[done * size :][:size].tolist())
+            raise DivergedError(
+                f"{task.name}: the weights are not finite any more, at the latest after a step of "
+                f"{', '.join(names[:5])}; lower diagnosis.training.learning_rate or set gradient_clip"
+            )
+        self._checkpoint.save(training_state(progress, self._state))
 
 
 @torch.no_grad()
@@ -152,136 +203,60 @@ def evaluate(task: Task, places: Tensor) -> tuple[float, float]:
 
     Returns:
         Loss and accuracy; NaN for no patients.
+
+    Raises:
+        GlomflowError: The loss is not finite; the message names the patients.
     """
     if not len(places):
         return math.nan, math.nan
     task.module.eval()
-    parts = []
-    steps = chunks(places, 2 * task.training.batch_size)
-    for rows in steps:
-        with _autocast(task):
+    task.criterion.eval()
+    heads = len(task.criterion.heads)
+    size = 2 * task.training.batch_size
+    losses = torch.zeros(heads, len(places), device=task.device)
+    right = torch.zeros(len(places), dtype=torch.float64, device=task.device)
+    counts = torch.zeros(heads, dtype=torch.int64, device=task.device)
+    own = list(enumerate(chunks(places, size)))[task.world.rank :: task.world.size]
+    task.source.plan([rows for _, rows in own])
+    for number, rows in own:
+        with autocast(task.device, task.training.precision):
             outputs = task.source.outputs(rows, None)
-        labels = task.labels[rows.to(task.device)]
-        right = (outputs.logits["fusion"].argmax(1) == labels).double()
-        parts.append((task.criterion.per_patient(outputs, labels), task.criterion.counts(outputs), right))
-    _check_finite(task, [part[0] for part in parts], steps, "of validation")
-    loss = _mean_loss(task, [part[:2] for part in parts])
-    return float(loss), float(torch.cat([part[2] for part in parts]).mean())
-
-
-def _epoch(task: Task, optimiser: torch.optim.Optimizer, scaler: Any, epoch: int) -> dict[str, float]:
-    """Trains one epoch and returns its row of the history."""
-    rate = cosine_rate(epoch, task.training)
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    order = task.train[torch.from_numpy(shuffled(len(task.train), task.seed, "order", epoch))]
-    steps = chunks(order, task.training.batch_size)
-    draws = torch.Generator().manual_seed(derive_seed(task.seed, "flips", epoch))
-    task.module.train()
-    with seeded_torch(task.seed, "dropout", epoch):
-        seen = [_step(task, optimiser, scaler, rows, draws) for rows in steps]
-    _check_finite(task, [losses for losses, _ in seen], steps, f"of epoch {epoch + 1}")
-    loss = _mean_loss(task, seen)
-    validation_loss, accuracy = evaluate(task, task.validation)
-    return {
-        "epoch": epoch + 1,
-        "learning_rate": rate,
-        "train_loss": float(loss),
-        "validation_loss": validation_loss,
-        "validation_accuracy": accuracy,
-    }
-
-
-def _step(
-    task: Task, optimiser: torch.optim.Optimizer, scaler: Any, rows: Tensor, draws: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    with _autocast(task):
-        outputs = task.source.outputs(rows, draws)
-    losses = task.criterion.per_patient(outputs, task.labels[rows.to(task.device)])
-    counts = task.criterion.counts(outputs)
-    loss = task.criterion.combine(losses, counts)
-    optimiser.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
-    scaler.step(optimiser)
-    scaler.update()
-    return losses.detach(), counts
+        labels = task.labels[rows.to(task.device, non_blocking=True)]
+        here = slice(number * size, number * size + len(rows))
+        losses[:, here] = task.criterion.per_patient(outputs, labels)
+        right[here] = (outputs.logits["fusion"].argmax(1) == labels).double()
+        counts += task.criterion.counts(outputs)
+    for values in (losses, right, counts):
+        task.world.add(values)
+    _check_finite(task, [losses], places, "of validation")
+    return float(task.criterion.combine(losses, counts)), float(right.mean())
 
 
 def _mean_loss(task: Task, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Returns the loss over the patients of several steps, as if they were one."""
-    losses = torch.cat([losses for losses, _ in parts], dim=1)
-    return task.criterion.combine(losses, torch.stack([counts for _, counts in parts]).sum(0))
+    """Returns the loss over the patients of several steps, as if they were one, by the fixed weights."""
+    task.criterion.eval()
+    with torch.no_grad():
+        losses = torch.cat([losses for losses, _ in parts], dim=1)
+        return task.criterion.combine(losses, torch.stack([counts for _, counts in parts]).sum(0))
 
 
-def _check_finite(task: Task, losses: list[Tensor], steps: Sequence[Tensor], what: str) -> None:
-    """Looks once per epoch, not once per step, so that a GPU need not wait."""
+def _check_finite(task: Task, losses: Sequence[Tensor], places: Tensor, what: str) -> None:
+    """Looks once per epoch or checkpoint, not once per step, so that a GPU need not wait."""
+    if not losses:
+        return
     finite = torch.cat([step.isfinite().all(0) for step in losses]).cpu()
     if bool(finite.all()):
         return
-    start = 0
-    for rows in steps:
-        bad = rows[~finite[start : start + len(rows)]]
-        if len(bad):
-            names = sorted(task.patients[place] for place in bad.tolist())
-            raise GlomflowError(
-                f"{task.name}: the loss {what} is not finite, first for {', '.join(names[:5])}; look at "
-                "these patients' images and features, or lower diagnosis.training.learning_rate"
-            )
-        start += len(rows)
-
-
-def _optimiser(task: Task) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in task.module.parameters() if parameter.requires_grad]
-    return torch.optim.Adam(
-        trained,
-        lr=task.training.learning_rate,
-        weight_decay=task.training.weight_decay,
-        amsgrad=task.training.amsgrad,
-        fused=True,
+    first = int(torch.argmax((~finite).int()))
+    step = first - first % task.training.batch_size
+    bad = [place for place in range(step, len(finite)) if not finite[place]]
+    bad = [place for place in bad if place < step + task.training.batch_size]
+    names = sorted(task.patients[int(places[place])] for place in bad)
+    raise DivergedError(
+        f"{task.name}: the loss {what} is not finite, first for {', '.join(names[:5])}; look at "
+        "these patients' images and features, or lower diagnosis.training.learning_rate"
     )
-
-
-def _amp_type(task: Task) -> torch.dtype | None:
-    if task.device.type != "cuda" or task.training.precision == "float32":
-        return None
-    return torch.bfloat16 if task.training.precision == "bfloat16" else torch.float16
-
-
-def _autocast(task: Task) -> Any:
-    dtype = _amp_type(task)
-    return nullcontext() if dtype is None else torch.autocast(task.device.type, dtype=dtype)
 
 
 def _snapshot(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-
-def _state(task: Task, progress: Progress, optimiser: torch.optim.Optimizer, scaler: Any) -> dict[str, Any]:
-    return {
-        "progress": dict(vars(progress)),
-        "module": task.module.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "scaler": scaler.state_dict(),
-    }
-
-
-def _resume(task: Task, checkpoint: Checkpoint, optimiser: torch.optim.Optimizer, scaler: Any) -> Progress:
-    state = checkpoint.load(task.device)
-    if state is None:
-        return Progress()
-    task.module.load_state_dict(state["module"])
-    optimiser.load_state_dict(state["optimiser"])
-    scaler.load_state_dict(state["scaler"])
-    progress = Progress(**state["progress"])
-    print(f"{task.name}: going on after epoch {progress.epoch} from {checkpoint.path}")
-    return progress
-
-
-def _report(task: Task, row: dict[str, float], progress: Progress) -> None:
-    epoch, epochs = progress.epoch, task.training.epochs
-    if epoch % max(1, epochs // 8) and epoch not in {1, epochs}:
-        return
-    line = f"{task.name}: epoch {epoch}/{epochs}, train loss {row['train_loss']:.4f}"
-    if not math.isnan(row["validation_loss"]):
-        line += f", validation loss {row['validation_loss']:.4f}, accuracy {row['validation_accuracy']:.3f}"
-    print(line, flush=True)

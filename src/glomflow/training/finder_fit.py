@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,10 +31,18 @@ from glomflow.files import atomic_path, write_json
 from glomflow.models.encoders import preprocess
 from glomflow.models.unet import FinderNet, build_finder_net
 from glomflow.tables import Column, Schema, write_table
-from glomflow.training.checkpoints import Checkpoint, Observer, training_digest
+from glomflow.training.checkpoints import (
+    Checkpoint,
+    Observer,
+    Stateful,
+    restore,
+    training_digest,
+    training_state,
+)
 from glomflow.training.features import resolve_device
 from glomflow.training.finder_data import PatchSource, PreparedField, prepare_field
 from glomflow.training.finder_types import Bytes, FinderField, FinderFiles
+from glomflow.training.optimisation import autocast, grad_scaler, move_average
 from glomflow.training.seeds import deterministic, seeded_torch
 
 FINDER_HISTORY: Schema = {
@@ -159,8 +166,11 @@ def _prepare(
 def _fit(task: _Task, saved: Checkpoint, observer: Observer | None) -> _Progress:
     options = task.settings.training
     optimiser = _optimiser(task)
-    scaler = torch.amp.GradScaler(task.device.type, enabled=_amp_type(task) == torch.float16)
-    progress = _resume(task, saved, optimiser, scaler)
+    scaler = grad_scaler(task.device, options.precision)
+    parts = _parts(task, optimiser, scaler)
+    progress, resumed = restore(saved, _Progress(), parts, task.device)
+    if resumed:
+        print(f"finder: going on after step {progress.step} from {saved.path}")
     if not progress.planned:
         progress.planned = plan_steps(options.steps, options.max_minutes, lambda: _seconds(task))
         print(f"finder: {progress.planned} steps of {options.batch_size} patches planned", flush=True)
@@ -176,7 +186,7 @@ def _fit(task: _Task, saved: Checkpoint, observer: Observer | None) -> _Progress
         pace = (time.monotonic() - started) / (progress.step - first)
         _report(progress, pace)
         if saved.due():
-            saved.save(_state(task, progress, optimiser, scaler))
+            saved.save(training_state(progress, parts))
         if observer is not None:
             observer(progress.step)
     return progress
@@ -255,8 +265,7 @@ def _loss_of(task: _Task, parts: tuple[object, ...]) -> Tensor:
 def _logits(task: _Task, net: FinderNet, images: Bytes) -> Tensor:
     encoder = task.settings.encoder
     inputs = preprocess(_tensor(images, task.device), encoder.mean, encoder.std)
-    dtype = _amp_type(task)
-    with nullcontext() if dtype is None else torch.autocast(task.device.type, dtype=dtype):
+    with autocast(task.device, task.settings.training.precision):
         logits: Tensor = net(inputs)
     return logits.float()
 
@@ -289,10 +298,10 @@ def finder_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def _remember(task: _Task, step: int) -> None:
     """Moves the average towards the network; it forgets its first steps faster."""
-    weight = 1.0 - min(_LONGEST_MEMORY, (1.0 + step) / (10.0 + step))
-    torch._foreach_lerp_(list(task.average.parameters()), list(task.net.parameters()), weight)
-    for mine, theirs in zip(task.average.buffers(), task.net.buffers(), strict=True):
-        mine.copy_(theirs)
+    mine, theirs = list(task.average.parameters()), list(task.net.parameters())
+    move_average(mine, theirs, _LONGEST_MEMORY, step)
+    for buffer, current in zip(task.average.buffers(), task.net.buffers(), strict=True):
+        buffer.copy_(current)
 
 
 @torch.no_grad()
@@ -346,34 +355,9 @@ def _optimiser(task: _Task) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
 
 
-def _amp_type(task: _Task) -> torch.dtype | None:
-    precision = task.settings.training.precision
-    if task.device.type != "cuda" or precision == "float32":
-        return None
-    return torch.bfloat16 if precision == "bfloat16" else torch.float16
-
-
-def _state(task: _Task, progress: _Progress, optimiser: torch.optim.Optimizer, scaler: Any) -> dict[str, Any]:
-    return {
-        "progress": dict(vars(progress)),
-        "net": task.net.state_dict(),
-        "average": task.average.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "scaler": scaler.state_dict(),
-    }
-
-
-def _resume(task: _Task, saved: Checkpoint, optimiser: torch.optim.Optimizer, scaler: Any) -> _Progress:
-    state = saved.load(task.device)
-    if state is None:
-        return _Progress()
-    task.net.load_state_dict(state["net"])
-    task.average.load_state_dict(state["average"])
-    optimiser.load_state_dict(state["optimiser"])
-    scaler.load_state_dict(state["scaler"])
-    progress = _Progress(**state["progress"])
-    print(f"finder: going on after step {progress.step} from {saved.path}")
-    return progress
+def _parts(task: _Task, optimiser: torch.optim.Optimizer, scaler: Any) -> dict[str, Stateful]:
+    """Returns what changes while training."""
+    return {"net": task.net, "average": task.average, "optimiser": optimiser, "scaler": scaler}
 
 
 def _report(progress: _Progress, pace: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,20 @@ from glomflow import config
 from glomflow.config_models import TabularKinds
 from glomflow.errors import GlomflowError
 from glomflow.files import atomic_path, write_json
-from glomflow.models.batch import Pooled, concatenate
 from glomflow.models.build import build_net
 from glomflow.models.encoders import EncoderBank
-from glomflow.models.losses import Criterion
-from glomflow.models.outputs import Outputs
+from glomflow.models.losses import Criterion, balanced_weights
 from glomflow.models.patient_model import PatientModel
 from glomflow.tables import Column, Schema, write_table
 from glomflow.training.checkpoints import Checkpoint, Observer, training_digest
-from glomflow.training.data import FoldData, Stores, channel_statistics, stain_augmented
-from glomflow.training.engine import Progress, Task, chunks, fit
+from glomflow.training.data import FoldData, Shelf, Stores, channel_statistics
+from glomflow.training.distributed import World
+from glomflow.training.engine import Progress, fit
 from glomflow.training.features import resolve_device
+from glomflow.training.memory import bag_sizes, statement
 from glomflow.training.seeds import derive_seed, deterministic, seeded_torch
+from glomflow.training.sources import make_source
+from glomflow.training.step import Task
 
 HISTORY: Schema = {
     "epoch": Column("int64", "epoch, from 1"),
@@ -39,8 +40,8 @@ HISTORY: Schema = {
     "validation_accuracy": Column("float64", "accuracy of the fusion head on the validation patients"),
 }
 
-_POOL_AT_ONCE = 32
-_POOLED_LIMIT = 2 * 1024**3
+_NO_MATTER = {"workers", "tensorboard", "devices"}
+"""Keys of the training's section that its result does not depend on, or not beyond rounding."""
 
 
 def train_fold(
@@ -54,9 +55,12 @@ def train_fold(
     settings_json: Path,
     checkpoint: Path,
     *,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     threads: int = 1,
     checkpoint_interval: float = 2.0,
+    keep_checkpoint: bool = False,
+    world: World | None = None,
+    shelf: Shelf | None = None,
     observer: Observer | None = None,
 ) -> None:
     """Trains a model on the training patients of a fold and writes its weights.
@@ -71,67 +75,106 @@ def train_fold(
         history: One row per epoch, HISTORY.
         settings_json: What :func:`predict.predict_fold` needs to rebuild the model.
         checkpoint: File for checkpoints; removed at the end.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu`` or ``cuda``, or a device of this process.
         threads: CPU threads.
-        checkpoint_interval: Seconds between checkpoints, taken at the ends of epochs.
-        observer: Called with the number of epochs done after each epoch.
+        checkpoint_interval: Seconds between checkpoints at least.
+        keep_checkpoint: Leave the checkpoint, so that the same call only writes the files again.
+        world: The processes that share the training; None for this one alone.
+        shelf: Where what is read is shared with other trainings.
+        observer: Called with the number of steps done after each step.
 
     Raises:
         GlomflowError: A label is no class, no training patient has any of the model's modalities,
-            selection needs validation patients that are not there, or the loss is not finite.
+            selection needs validation patients that are not there, the loss is not finite, or memory
+            does not suffice.
     """
     if settings.diagnosis.models[model_name].kind in TabularKinds:
         from glomflow.training.tabular import train_tabular
 
         train_tabular(train_table, stores, settings, model_name, seed, out, history, settings_json)
         return
+    world = world or World()
+    target = device if isinstance(device, torch.device) else resolve_device(device)
     with deterministic(threads):
-        module, task = _prepare(train_table, stores, settings, model_name, seed, resolve_device(device))
+        module, task = prepare(
+            train_table, stores, settings, model_name, seed, target, world=world, shelf=shelf
+        )
         digest = _digest(train_table, stores, settings, model_name, seed)
         saved = Checkpoint(checkpoint, digest, interval=checkpoint_interval)
-        progress = fit(task, saved, observer)
-    _write(task, progress, settings, seed, module.net.channels, out, history, settings_json)
-    saved.remove()
+        scalars = checkpoint.with_suffix(".tensorboard") if task.training.tensorboard else None
+        progress = fit(task, saved, observer, scalars=scalars, keep=keep_checkpoint)
+    if world.rank == 0:
+        _write(task, progress, settings, seed, module.net.channels, out, history, settings_json)
+        if not keep_checkpoint:
+            saved.remove()
+    world.wait()
 
 
-def _prepare(
+def prepare(
     table: pd.DataFrame,
     stores: Stores,
     settings: config.Config,
     name: str,
     seed: int,
     device: torch.device,
+    *,
+    world: World,
+    shelf: Shelf | None = None,
 ) -> tuple[PatientModel, Task]:
-    """Reads the fold's data and builds the model, standardised on the training patients."""
-    model = settings.diagnosis.models[name]
-    data = FoldData(stores, model.modalities, table["patient"].tolist(), features=is_frozen(settings))
+    """Reads the fold's data and builds the model, standardised on the training patients.
+
+    Args:
+        table: TRAINING rows.
+        stores: Shards per modality.
+        settings: The configuration.
+        name: Key of ``diagnosis.models``.
+        seed: Training seed.
+        device: Where to train.
+        world: The processes that share the training.
+        shelf: Where what is read is shared with other trainings.
+
+    Returns:
+        The model and what :func:`engine.fit` needs.
+    """
+    model, training = settings.diagnosis.models[name], settings.diagnosis.training
+    frozen = is_frozen(settings, name)
+    data = FoldData(stores, model.modalities, table["patient"].tolist(), features=frozen, shelf=shelf)
     train, validation = split_places(table, data, name)
-    channels = {key: bags.shape[-1] for key, bags in data.bags.items()} if is_frozen(settings) else None
+    channels = {key: bags.shape[-1] for key, bags in data.bags.items()} if frozen else None
     with seeded_torch(settings.run.seed, seed, "weights"):
         module = build_model(settings, model, channels=channels, pretrained=True)
     if module.net.standardise:
         module.net.set_standardisation(channel_statistics(data, train.numpy()))
+    if module.bank is not None and training.gradient_checkpointing:
+        module.bank.set_gradient_checkpointing(True)
+    classes = settings.classes_of(model.task)
+    labels = class_numbers(table, classes)
+    loss = settings.diagnosis.loss_of(name)
+    weights = balanced_weights(labels[train], len(classes)) if loss.class_weights == "balanced" else None
+    criterion = Criterion(loss, module.net.heads, weights, summed=model.parity)
     module.to(device)
-    return module, Task(
+    task = Task(
         name=name,
         module=module,
-        source=make_source(module, data, device, settings.diagnosis.training),
-        labels=class_numbers(table, settings.classes_of(model.task)).to(device),
+        source=make_source(module, data, device, training),
+        labels=labels.to(device),
         patients=data.patients,
         train=train,
         validation=validation,
-        criterion=Criterion(settings.diagnosis.loss_of(name), module.net.heads, summed=model.parity).to(
-            device
-        ),
-        training=settings.diagnosis.training,
+        criterion=criterion.to(device),
+        training=training,
         seed=derive_seed(settings.run.seed, seed),
         device=device,
+        world=world,
     )
+    if world.rank == 0:
+        print(statement(task, bag_sizes(data, train.numpy())), flush=True)
+    return module, task
 
 
-def is_frozen(settings: config.Config) -> bool:
-    """Tells whether the encoder is frozen, so that cached features take the place of crops."""
-    return settings.encoder.trainable == "none"
+def is_frozen(settings: config.Config, model_name: str) -> bool:
+    """Tells whether a model's encoders are frozen, so that cached features take the place of crops."""
+    return settings.is_frozen(settings.diagnosis.models[model_name])
 
 
 def encoder_settings(settings: config.Config, model_name: str) -> dict[str, Any]:
@@ -165,84 +208,6 @@ def build_model(
         channels = bank.channels
         model = model.model_copy(update={"standardise": False})
     return PatientModel(build_net(model, channels, len(settings.classes_of(model.task))), bank)
-
-
-class PooledSource:
-    """Patients pooled once: for frozen features, where pooling has nothing to learn.
-
-    Args:
-        module: The model.
-        data: Bags of features.
-        device: Where the pooled maps are kept.
-    """
-
-    def __init__(self, module: PatientModel, data: FoldData, device: torch.device) -> None:
-        self._net = module.net
-        parts: list[Pooled] = []
-        with torch.no_grad():
-            for places in chunks(torch.arange(len(data.patients)), _POOL_AT_ONCE):
-                parts.append(self._net.pool(module.batch(data.instances(places.numpy()).to(device))))
-        self._pooled = concatenate(parts)
-        self._device = device
-
-    def outputs(self, places: Tensor, draws: torch.Generator | None) -> Outputs:
-        """Runs attention and heads on some patients; cached features cannot be changed at random."""
-        return self._net.classify(self._pooled.select(places.to(self._device)))
-
-
-class BagSource:
-    """Bags read, and where they are crops encoded, at every step.
-
-    Args:
-        module: The model.
-        data: Bags of features or crops.
-        device: Where the model is.
-        training: How crops are changed at random while training.
-    """
-
-    def __init__(
-        self, module: PatientModel, data: FoldData, device: torch.device, training: config.Training
-    ) -> None:
-        self._module = module
-        self._data = data
-        self._device = device
-        self._training = training
-
-    def outputs(self, places: Tensor, draws: torch.Generator | None) -> Outputs:
-        """Runs the whole model on some patients, crops changed at random if ``draws`` is given."""
-        instances = self._data.instances(places.numpy(), pin=self._device.type == "cuda").to(self._device)
-        if draws is not None and self._module.bank is not None:
-            if self._training.flips:
-                instances.rows = {name: random_flips(rows, draws) for name, rows in instances.rows.items()}
-            instances = stain_augmented(instances, draws, self._training.stain_augmentation)
-        outputs: Outputs = self._module(instances)
-        return outputs
-
-
-def make_source(
-    module: PatientModel, data: FoldData, device: torch.device, training: config.Training
-) -> PooledSource | BagSource:
-    """Pools once where the encoder is frozen and the pooled maps fit 2 GiB, else reads bags."""
-    size = sum(4 * len(data.patients) * math.prod(bags.shape) for bags in data.bags.values())
-    if module.bank is None and size <= _POOLED_LIMIT:
-        return PooledSource(module, data, device)
-    return BagSource(module, data, device, training)
-
-
-def random_flips(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Flips each image left to right and top to bottom, each with probability one half.
-
-    Args:
-        images: (N, H, W, C) on any device.
-        generator: CPU generator.
-
-    Returns:
-        (N, H, W, C).
-    """
-    choices = torch.rand(2, images.shape[0], generator=generator) < 0.5
-    rows, columns = choices[:, :, None, None, None].to(images.device)
-    images = torch.where(rows, images.flip(1), images)
-    return torch.where(columns, images.flip(2), images)
 
 
 def split_places(table: pd.DataFrame, data: FoldData, name: str) -> tuple[Tensor, Tensor]:
@@ -306,17 +271,18 @@ def class_numbers(table: pd.DataFrame, classes: Sequence[str]) -> Tensor:
 
 def _digest(table: pd.DataFrame, stores: Stores, settings: config.Config, model_name: str, seed: int) -> str:
     model = settings.diagnosis.models[model_name]
+    frozen = is_frozen(settings, model_name)
     files = []
     for modality in sorted(model.modalities):
         for store in stores[modality]:
-            files += [store.index, store.features if is_frozen(settings) and store.features else store.npy]
+            files += [store.index, store.features if frozen and store.features else store.npy]
     parts: dict[str, Any] = {
         "table": table[["patient", "split", "label"]].to_numpy().tolist(),
         "classes": settings.classes_of(model.task),
         "encoders": {m: settings.encoder_of(model, m).model_dump() for m in model.modalities},
         "model": model.model_dump(),
         "loss": settings.diagnosis.loss_of(model_name).model_dump(),
-        "training": settings.diagnosis.training.model_dump(),
+        "training": settings.diagnosis.training.model_dump(exclude=_NO_MATTER),
         "seeds": [settings.run.seed, seed],
     }
     return training_digest(parts, files)

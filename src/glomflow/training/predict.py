@@ -18,8 +18,7 @@ from glomflow.files import read_json
 from glomflow.models.outputs import Outputs, modality_names, probabilities
 from glomflow.models.patient_model import PatientModel
 from glomflow.tables import INSTANCES, PREDICTIONS, probability_columns
-from glomflow.training.data import FoldData, Stores
-from glomflow.training.engine import chunks
+from glomflow.training.data import FoldData, Shelf, Stores, chunks
 from glomflow.training.features import resolve_device
 from glomflow.training.fit import build_model, encoder_settings, is_frozen
 from glomflow.training.seeds import deterministic
@@ -37,6 +36,7 @@ def predict_fold(
     *,
     device: str = "auto",
     threads: int = 1,
+    shelf: Shelf | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Predicts patients with trained weights.
 
@@ -54,6 +54,7 @@ def predict_fold(
         settings_json: Written by :func:`fit.train_fold`.
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads.
+        shelf: Where what is read is shared with other predictions.
 
     Returns:
         PREDICTIONS with ``p_<class>`` columns, one row per patient in the given order; and INSTANCES,
@@ -67,8 +68,9 @@ def predict_fold(
     classes = settings.classes_of(model.task)
     target = resolve_device(device)
     with deterministic(threads), torch.no_grad():
-        data = FoldData(stores, model.modalities, patients, features=is_frozen(settings))
-        module = _load(settings, model_name, weights, settings_json).to(target).eval()
+        frozen = is_frozen(settings, model_name)
+        data = FoldData(stores, model.modalities, patients, features=frozen, shelf=shelf)
+        module = load_trained(settings, model_name, weights, settings_json).to(target).eval()
         predictions: list[dict[str, Any]] = []
         instances: list[dict[str, Any]] = []
         key = {"model": model_name, "fold": fold, "seed": seed}
@@ -81,7 +83,23 @@ def predict_fold(
     return pd.DataFrame(predictions, columns=columns), pd.DataFrame(instances, columns=list(INSTANCES))
 
 
-def _load(settings: config.Config, model_name: str, weights: Path, settings_json: Path) -> PatientModel:
+def load_trained(
+    settings: config.Config, model_name: str, weights: Path, settings_json: Path
+) -> PatientModel:
+    """Rebuilds a trained model.
+
+    Args:
+        settings: The configuration that the model was trained with.
+        model_name: Key of ``diagnosis.models``.
+        weights: Written by :func:`fit.train_fold`.
+        settings_json: Written by :func:`fit.train_fold`.
+
+    Returns:
+        The model, on the CPU.
+
+    Raises:
+        GlomflowError: The weights were trained with other settings or cannot be read.
+    """
     trained = read_json(settings_json)
     model = settings.diagnosis.models[model_name]
     now = {
@@ -96,9 +114,8 @@ def _load(settings: config.Config, model_name: str, weights: Path, settings_json
             f"{weights}: trained with another {' and '.join(changed)} than the configuration has now; "
             "delete the weights and train again"
         )
-    module = build_model(
-        settings, model, channels=trained["channels"] if is_frozen(settings) else None, pretrained=False
-    )
+    channels = trained["channels"] if is_frozen(settings, model_name) else None
+    module = build_model(settings, model, channels=channels, pretrained=False)
     try:
         module.load_state_dict(load_file(weights), strict=True)
     except (OSError, RuntimeError, SafetensorError) as error:
