@@ -279,7 +279,9 @@ def test_stain_augmentation_looks_at_the_encoder_of_om():
     }
     assert load_config(raw).encoders["own"].trainable == "last"
     raw["encoders"] = {"own": {}}
-    with pytest.raises(ConfigError, match="OM crops of the model a cannot be recoloured; set encoders.own.tr"):
+    with pytest.raises(
+        ConfigError, match="OM crops of the model a cannot be recoloured; set encoders.own.tr"
+    ):
         load_config(raw)
 
 
@@ -302,7 +304,10 @@ def test_encoders_of_a_model_are_frozen_or_trained_together():
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("img_size: [224, 224]", r"encoder.options.img_size: \[224, 224\] is no single value; give a number, tr"),
+        (
+            "img_size: [224, 224]",
+            r"encoder.options.img_size: \[224, 224\] is no single value; give a number, tr",
+        ),
         ("out_indices: 1", "encoder.options.out_indices: this is decided by glomflow; take it out"),
     ],
 )

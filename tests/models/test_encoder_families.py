@@ -89,7 +89,9 @@ def test_a_whole_models_weights_give_its_own_map(
     with torch.no_grad():
         expected = whole_map(full, name, images)
     maps = encoder(images)
-    torch.testing.assert_close(maps.detach() / expected.std(), expected / expected.std(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        maps.detach() / expected.std(), expected / expected.std(), rtol=1e-3, atol=1e-3
+    )
     maps.square().mean().backward()
     trained = {key for key, value in encoder.named_parameters() if value.requires_grad}
     assert trained == {key for key, value in encoder.named_parameters() if value.grad is not None}
@@ -132,9 +134,7 @@ def kept(encoder: Encoder, images: Tensor) -> int:
     return sum(sizes)
 
 
-@pytest.mark.parametrize(
-    ("name", "options"), [("resnet10t", {}), ("vit_tiny_patch16_224", {"img_size": 64})]
-)
+@pytest.mark.parametrize(("name", "options"), [("resnet10t", {}), ("vit_tiny_patch16_224", {"img_size": 64})])
 def test_checkpointing_keeps_less(name: str, options: dict[str, Any]) -> None:
     encoder = build_encoder(settings_of(name, options, trainable="all")).train()
     images = torch.randn(2, 3, 64, 64)

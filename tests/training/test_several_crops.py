@@ -29,7 +29,7 @@ def test_all_selected_crops_are_instances(tmp_path: Path, variant: str) -> None:
     predictions, instances = predict_fold(
         ["p00", "p01"], stores, configuration, "net", 0, 0, weights, tmp_path / "s.json", device="cpu"
     )
-    assert predictions["modalities"].tolist() == ["IM", "OM;IM"]
+    assert predictions["modalities"].tolist() == ["IM", "OM+IM"]
     of_om = instances[instances["modality"] == "OM"].sort_values("rank")
     assert of_om["crop"].tolist() == ["OM-p01-1", "OM-p01-0"]
     assert (instances["modality"] == "IM").sum() == 4
