@@ -232,7 +232,8 @@ class Config(Section):
                 raise ValueError(
                     f"diagnosis.models.{name}.encoders: that of {still} ({self.encoder_name(model, still)}) "
                     f"is frozen and that of {moving} ({self.encoder_name(model, moving)}) is trained; a "
-                    "model reads either cached features or crops: give both trainable: none, or both last or all"
+                    "model reads either cached features or crops: give both trainable: none, or both last or "
+                    "all"
                 )
             if self.diagnosis.training.stain_augmentation > 0.0 and frozen.get("OM"):
                 encoder = self.encoder_name(model, "OM")

@@ -12,9 +12,9 @@ from glomflow.errors import GlomflowError
 from glomflow.models.batch import Batch, Instances, concatenate, gather_bags, mean_over_instances
 from glomflow.models.cmsa import CrossModalAttention
 from glomflow.models.cmus_net import CmusNet
-from glomflow.models.losses import head_losses
 from glomflow.models.outputs import modality_names
 from glomflow.models.patient_model import PatientModel
+from glomflow.models.losses import head_losses
 
 CHANNELS = 8
 ALL = ("OM", "IM", "TEM")
