@@ -290,7 +290,8 @@ def test_encoders_of_a_model_are_frozen_or_trained_together():
     }
     message = (
         "config: diagnosis.models.a.encoders: that of OM (default) is frozen and that of TEM (big) is "
-        "trained; a model reads either cached features or crops: give both trainable: none, or both last or all"
+        "trained; a model reads either cached features or crops: give both trainable: none, or both last "
+        "or all"
     )
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_config(raw)
