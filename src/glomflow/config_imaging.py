@@ -138,7 +138,8 @@ class ImCrops(Section):
     instances: Literal["composite", "marker"] = Field(
         "composite",
         description="`composite`: one crop of a patient, in colours. `marker`: a bag with one crop per "
-        "marker, in grey, in the order of `markers` (or of `red`, `green`, `blue`); see `im_bag` of the model.",
+        "marker, in grey, in the order of `markers` (or of `red`, `green`, `blue`); see `im_bag` of "
+        "the model.",
     )
     max_level: Positive = Field(
         0.5,

@@ -89,9 +89,8 @@ def test_a_whole_models_weights_give_its_own_map(
     with torch.no_grad():
         expected = whole_map(full, name, images)
     maps = encoder(images)
-    torch.testing.assert_close(
-        maps.detach() / expected.std(), expected / expected.std(), rtol=1e-3, atol=1e-3
-    )
+    scale = expected.std()
+    torch.testing.assert_close(maps.detach() / scale, expected / scale, rtol=1e-3, atol=1e-3)
     maps.square().mean().backward()
     trained = {key for key, value in encoder.named_parameters() if value.requires_grad}
     assert trained == {key for key, value in encoder.named_parameters() if value.grad is not None}
@@ -165,6 +164,6 @@ def test_a_model_without_checkpointing_is_an_error(monkeypatch: pytest.MonkeyPat
     monkeypatch.delattr(type(encoder.network.model), "set_grad_checkpointing")
     with pytest.raises(
         GlomflowError,
-        match="diagnosis.training.gradient_checkpointing: timm has none for vit_tiny_patch16_224 .*; set it to",
+        match=r"diagnosis.training.gradient_checkpointing: timm has none for vit_tiny_patch16_224 .*; set it",
     ):
         encoder.set_gradient_checkpointing(True)

@@ -123,7 +123,7 @@ def test_wrong_options_are_errors(options: dict[str, Any], message: str) -> None
 def test_a_hub_name_is_no_architecture() -> None:
     with pytest.raises(
         GlomflowError,
-        match="encoder.name: 'hf-hub:MahmoodLab/UNI' is where weights are; .*'hub:MahmoodLab/UNI' or 'file:",
+        match=r"encoder.name: 'hf-hub:MahmoodLab/UNI' is where weights are; .*'hub:MahmoodLab/UNI' or 'file:",
     ):
         build_encoder(config.Encoder(name="hf-hub:MahmoodLab/UNI"))
 
@@ -152,7 +152,7 @@ def test_hub_repositories_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) ->
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError
 
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
-    with pytest.raises(GlomflowError, match="paige-ai/Virchow is not in the hub's cache and run.offline is"):
+    with pytest.raises(GlomflowError, match=r"paige-ai/Virchow is not in the hub's cache and run.offline is"):
         hub_encoder("paige-ai/Virchow", offline=True)
     with pytest.raises(GlomflowError, match="'hub:Virchow' names no repository; write hub:<owner>/<name>"):
         hub_encoder("Virchow", offline=True)
@@ -174,5 +174,5 @@ def test_hub_repositories_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(GlomflowError, match=r"paige-ai/Virchow cannot be had \(no route to host\)"):
         hub_encoder("paige-ai/Virchow", offline=False)
     failing(EntryNotFoundError("no such file"))
-    with pytest.raises(GlomflowError, match="has neither model.safetensors nor pytorch_model.bin"):
+    with pytest.raises(GlomflowError, match=r"has neither model.safetensors nor pytorch_model.bin"):
         hub_encoder("paige-ai/Virchow", offline=False)

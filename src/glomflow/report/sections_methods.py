@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glomflow.config import Model
+from glomflow.config import DEFAULT_ENCODER, Encoder, Model
 from glomflow.report.blocks import Block, Bullets, Heading, Section
 from glomflow.report.material import Material
 from glomflow.report.numbers import listing, percent, thousands
@@ -25,7 +25,7 @@ TRAINABLE = {
 
 def methods_section(material: Material) -> Section:
     """What was done, and what the numbers do not say."""
-    methods = [_encoder(material)]
+    methods = _encoders(material)
     if material.summary is not None:
         methods += _diagnosis_methods(material)
     if material.few_shot is not None:
@@ -38,12 +38,26 @@ def methods_section(material: Material) -> Section:
     return Section("methods", "Methods and limits", blocks)
 
 
-def _encoder(material: Material) -> tuple[str, str]:
-    encoder = material.config.encoder
+def _encoders(material: Material) -> list[tuple[str, str]]:
+    """Says what each encoder is that a model, or the few-shot track, uses."""
+    settings = material.config
+    used = {DEFAULT_ENCODER} if material.few_shot is not None else set()
+    if material.summary is not None:
+        for model in settings.diagnosis.models.values():
+            used |= {settings.encoder_name(model, name) for name in model.modalities}
+    named = [(DEFAULT_ENCODER, settings.encoder), *settings.encoders.items()]
+    return [
+        ("Encoder" if name == DEFAULT_ENCODER else f"Encoder {name}", _encoder(encoder))
+        for name, encoder in named
+        if name in used
+    ]
+
+
+def _encoder(encoder: Encoder) -> str:
     weights = encoder.weights
     origin = "random weights" if weights == "random" else f"weights {weights}"
     shared = ", one for all modalities" if encoder.shared else ""
-    return "Encoder", f"{encoder.name} ({origin}), {TRAINABLE[encoder.trainable]}{shared}."
+    return f"{encoder.name} ({origin}), {TRAINABLE[encoder.trainable]}{shared}."
 
 
 def _diagnosis_methods(material: Material) -> list[tuple[str, str]]:
