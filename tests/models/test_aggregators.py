@@ -104,6 +104,15 @@ def test_one_strong_token_moves_the_score() -> None:
     assert abs(float((pool.score(maps)[0, 0] - before).detach())) > 1e-3
 
 
+def test_sparse_attention_leaves_low_scores_out() -> None:
+    maps, mask = bags((3,))
+    pool = pooling("sparsemax")
+    pool.score.register_forward_hook(lambda *_: torch.tensor([[12.0, 7.0, -4.0]]))
+    _, weights, kept = pool(maps, mask)
+    assert weights[0].tolist() == pytest.approx([0.75, 0.25, 0.0])
+    assert kept[0].tolist() == [True, True, False]
+
+
 def test_top_k_keeps_the_highest_scores() -> None:
     maps, mask = bags((5, 2))
     pool = pooling("top_k", k=3)
