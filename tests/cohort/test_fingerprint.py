@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from glomflow.cohort.fingerprint import require_sheets, shard_fingerprint, shard_rows
+from glomflow.cohort.fingerprint import require_sheets, shard_fingerprint, shard_rows, sheet_sites
 from glomflow.cohort.sheets import shard_of
 from glomflow.errors import CohortError
 from glomflow.tables import IMAGES, write_table
@@ -135,3 +135,16 @@ def test_a_broken_sheet_has_a_digest_too(tmp_path: Path, content: bytes) -> None
     path.write_bytes(content)
     assert len(shard_rows([path], 0, 3)) == 64
     assert shard_rows([tmp_path / "none.csv"], 0, 3) != shard_rows([path], 0, 3)
+
+
+def test_sites_are_read_from_the_sheet(tmp_path: Path) -> None:
+    sheet = tmp_path / "patients.csv"
+    sheet.write_text(
+        "\ufeffpatient, site ,label\na, west ,MN\nb,east,LN\nc,west,MN\nd,,MN\n", encoding="utf-8"
+    )
+    assert sheet_sites(sheet) == ["east", "west"]
+    sheet.write_text("patient,label\na,MN\n", encoding="utf-8")
+    with pytest.raises(CohortError, match="no patient has a site, so that none can be left out; fill column"):
+        sheet_sites(sheet)
+    with pytest.raises(CohortError, match=r"absent\.csv.*cannot be read"):
+        sheet_sites(tmp_path / "absent.csv")

@@ -102,8 +102,7 @@ def _chance_of_success(
     chances = subset_chances(rows["size"], had, RATES) * right[:, None]
     keyed = pd.DataFrame(chances, index=pd.MultiIndex.from_frame(rows[["patient", "repeat", "seed"]]))
     per_patient = keyed.groupby(level=[0, 1, 2]).sum().groupby(level=0).mean()
-    found: Labels = labels.loc[per_patient.index].to_numpy(dtype=np.int64)
-    return per_patient.to_numpy(), found
+    return per_patient.to_numpy(), np.array(labels.loc[per_patient.index], dtype=np.int64)
 
 
 def _check_subsets(rows: pd.DataFrame, had: Any, count: Any, distinct: Any) -> None:

@@ -187,7 +187,8 @@ def collect(
 def _folds_of(predictions: pd.DataFrame, ids: list[str]) -> dict[int, NDArray[np.int64]]:
     """Returns the fold of every patient, by repeat."""
     once = predictions.drop_duplicates(["repeat", "patient"])
-    return {
-        int(repeat): rows.set_index("patient")["fold"].loc[ids].to_numpy(dtype=np.int64)
-        for repeat, rows in once.groupby("repeat")
-    }
+    found = {}
+    for repeat in sorted(once["repeat"].unique()):
+        rows = once[once["repeat"] == repeat].set_index("patient")
+        found[int(repeat)] = rows["fold"].loc[ids].to_numpy(dtype=np.int64)
+    return found

@@ -235,7 +235,8 @@ def _distribution(key: str, allowed: Any) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     if isinstance(allowed, tuple):
-        return FloatDistribution(*allowed, log=key in _LOGARITHMIC)
+        low, high = allowed
+        return FloatDistribution(low, high, log=key in _LOGARITHMIC)
     return CategoricalDistribution(tuple(allowed))
 
 
