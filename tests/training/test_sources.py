@@ -52,7 +52,7 @@ def test_a_failing_reader_names_the_patients(
 
 def test_a_patients_changes_do_not_depend_on_the_company(tmp_path: Path) -> None:
     data = fold(tmp_path)
-    training = settings(stain_augmentation=1.0).diagnosis.training
+    training = settings(encoder={"trainable": "all"}, stain_augmentation=1.0).diagnosis.training
 
     def images(places: list[int], step: int) -> torch.Tensor:
         given = data.instances(np.array(places))
