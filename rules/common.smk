@@ -68,7 +68,7 @@ FINDERS = [*map(str, range(FINDER.n_splits)), "all"] if FINDER.model == "train" 
 wildcard_constraints:
     shard=r"\d{4}",
     modality=r"(om|im|tem)(_fold\d+)?",
-    encoder="|".join(["", *(f"{name}/" for name in CONFIG.encoders)]),
+    encoder="|".join(["()", *(f"{name}/" for name in CONFIG.encoders)]),
     model="|".join(MODELS),
     task="disease|stage",
     fold=r"\d+",
