@@ -68,7 +68,7 @@ def predict_fold(
     target = resolve_device(device)
     with deterministic(threads), torch.no_grad():
         data = FoldData(stores, model.modalities, patients, features=is_frozen(settings))
-        module = _load(settings, model_name, weights, settings_json).to(target).eval()
+        module = load_trained(settings, model_name, weights, settings_json).to(target).eval()
         predictions: list[dict[str, Any]] = []
         instances: list[dict[str, Any]] = []
         key = {"model": model_name, "fold": fold, "seed": seed}
@@ -81,7 +81,23 @@ def predict_fold(
     return pd.DataFrame(predictions, columns=columns), pd.DataFrame(instances, columns=list(INSTANCES))
 
 
-def _load(settings: config.Config, model_name: str, weights: Path, settings_json: Path) -> PatientModel:
+def load_trained(
+    settings: config.Config, model_name: str, weights: Path, settings_json: Path
+) -> PatientModel:
+    """Rebuilds a trained model.
+
+    Args:
+        settings: The configuration that the model was trained with.
+        model_name: Key of ``diagnosis.models``.
+        weights: Written by :func:`fit.train_fold`.
+        settings_json: Written by :func:`fit.train_fold`.
+
+    Returns:
+        The model, on the CPU.
+
+    Raises:
+        GlomflowError: The weights were trained with other settings or cannot be read.
+    """
     trained = read_json(settings_json)
     model = settings.diagnosis.models[model_name]
     now = {
