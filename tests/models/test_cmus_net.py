@@ -10,11 +10,10 @@ from torch.nn import functional
 from glomflow import config
 from glomflow.errors import GlomflowError
 from glomflow.models.batch import Batch, Instances, concatenate, gather_bags, mean_over_instances
-from glomflow.models.cmsa import CrossModalAttention
 from glomflow.models.cmus_net import CmusNet
-from glomflow.models.outputs import modality_names
+from glomflow.models.losses import Criterion
+from glomflow.models.outputs import Outputs, modality_names
 from glomflow.models.patient_model import PatientModel
-from glomflow.models.losses import head_losses
 
 CHANNELS = 8
 ALL = ("OM", "IM", "TEM")
@@ -35,37 +34,17 @@ def make_batch(patients: int = 4, *, lacking: dict[str, list[int]] | None = None
 
 def make_net(**options: object) -> CmusNet:
     torch.manual_seed(0)
-    return CmusNet(config.Model.model_validate({"hidden": 16, **options}), CHANNELS, 3).eval()
+    channels = dict.fromkeys(ALL, CHANNELS)
+    return CmusNet(config.Model.model_validate({"hidden": 16, **options}), channels, 3).eval()
 
 
-@pytest.mark.parametrize("parity", [False, True])
-def test_pooled_attention_is_the_mean_of_the_full_one(parity: bool) -> None:
-    torch.manual_seed(1)
-    attention = CrossModalAttention(CHANNELS, 4, parity=parity)
-    tem, om, im = torch.randn(3, 2, 9, CHANNELS)
-    pooled = attention.pooled(tem, [om, im])
-    torch.testing.assert_close(pooled[0], attention(tem, om).mean(1))
-    torch.testing.assert_close(pooled[1], attention(tem, im).mean(1))
-
-
-def test_attention_is_torchs_multi_head_attention() -> None:
-    torch.manual_seed(2)
-    ours = CrossModalAttention(CHANNELS, 2)
-    theirs = torch.nn.MultiheadAttention(CHANNELS, 2, batch_first=True)
-    with torch.no_grad():
-        theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key.weight, ours.value.weight]))
-        theirs.in_proj_bias.zero_()
-    theirs.out_proj.load_state_dict(ours.out.state_dict())
-    tem, om = torch.randn(2, 3, 9, CHANNELS)
-    expected, weights = theirs(tem, om, om, average_attn_weights=False)
-    torch.testing.assert_close(ours(tem, om), om + expected)
-    torch.testing.assert_close(ours.attention(tem, om), weights)
+def loss_of(net: CmusNet, outputs: Outputs, labels: Tensor, **options: object) -> Tensor:
+    criterion = Criterion(config.Loss.model_validate(options), net.heads, summed=net.parity)
+    return net.loss(outputs, labels, criterion)
 
 
 def test_heads_must_divide_the_channels() -> None:
-    with pytest.raises(
-        GlomflowError, match=r"cmsa.heads: 3 heads do not divide the encoder's 8 channels; use"
-    ):
+    with pytest.raises(GlomflowError, match=r"cmsa.heads: 3 heads do not divide the model's 8 channels; use"):
         make_net(cmsa={"heads": 3})
 
 
@@ -109,7 +88,6 @@ def test_branch_losses_count_present_patients_only() -> None:
     net = make_net()
     outputs = net(make_batch(lacking={"OM": [1, 3], "TEM": [2]}))
     labels = torch.tensor([0, 1, 2, 0])
-    weights = config.Loss(fusion=1.0, OM=0.3, IM=0.5, TEM=0.2)
     logits = outputs.logits
     expected = (
         functional.cross_entropy(logits["fusion"], labels)
@@ -117,9 +95,9 @@ def test_branch_losses_count_present_patients_only() -> None:
         + 0.5 * functional.cross_entropy(logits["IM"], labels)
         + 0.2 * functional.cross_entropy(logits["TEM"][[0, 1, 3]], labels[[0, 1, 3]])
     )
-    torch.testing.assert_close(net.loss(outputs, labels, weights), expected)
-    per_head = head_losses(logits, outputs.present, labels)
-    assert per_head[list(logits).index("OM"), [1, 3]].tolist() == [0.0, 0.0]
+    torch.testing.assert_close(loss_of(net, outputs, labels, fusion=1.0, OM=0.3, IM=0.5, TEM=0.2), expected)
+    per_head = Criterion(config.Loss(), net.heads).per_patient(outputs, labels)
+    assert per_head[net.heads.index("OM"), [1, 3]].tolist() == [0.0, 0.0]
 
 
 def test_patient_without_any_modality_is_predicted_from_the_biases() -> None:
@@ -133,9 +111,9 @@ def test_patient_without_any_modality_is_predicted_from_the_biases() -> None:
 def test_heads_follow_the_selected_modalities() -> None:
     outputs = make_net(modalities=["OM", "IM"])(make_batch())
     assert set(outputs.logits) == {"OM", "IM", "fusion"}
-    assert outputs.instance_weights is None
-    assert not hasattr(make_net(modalities=["OM", "IM"]), "cmsa")
-    assert make_net(modalities=["IM", "TEM"]).attended == ("IM",)
+    assert set(outputs.weights) == {"OM", "IM"}
+    assert not list(make_net(modalities=["OM", "IM"]).cmsa.parameters())
+    assert make_net(modalities=["IM", "TEM"]).heads == ("TEM", "IM", "fusion")
     assert make_net(modalities=["TEM"]).fusion[0].in_features == CHANNELS
 
 
@@ -162,7 +140,7 @@ def test_forward_and_loss_never_wait_for_the_device(variant: str, parity: bool) 
         {name: mask.to("meta") for name, mask in batch.masks.items()},
     )
     outputs = net(on_meta)
-    loss = net.loss(outputs, torch.zeros(4, dtype=torch.int64, device="meta"), config.Loss())
+    loss = loss_of(net, outputs, torch.zeros(4, dtype=torch.int64, device="meta"))
     loss.backward()
     assert outputs.logits["fusion"].shape == (4, 3)
     with pytest.raises((RuntimeError, NotImplementedError)):
@@ -173,11 +151,11 @@ def test_forward_and_loss_never_wait_for_the_device(variant: str, parity: bool) 
 def test_mixed_precision_stays_close(dtype: torch.dtype) -> None:
     net, batch = make_net(standardise=False), make_batch(lacking={"TEM": [1]})
     labels = torch.tensor([0, 1, 2, 0])
-    expected = net.loss(net(batch), labels, config.Loss())
+    expected = loss_of(net, net(batch), labels)
     half = Batch({name: maps.to(dtype) for name, maps in batch.maps.items()}, batch.masks)
     with torch.autocast("cpu", dtype=dtype):
         outputs = net(half)
-    loss = net.loss(outputs, labels, config.Loss())
+    loss = loss_of(net, outputs, labels)
     loss.backward()
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, expected, rtol=0.05, atol=0.02)
@@ -221,7 +199,7 @@ def test_pooled_parts_join_to_the_whole() -> None:
     joined = concatenate(parts)
     torch.testing.assert_close(joined.tokens, whole.tokens)
     torch.testing.assert_close(joined.weights, whole.weights)
-    assert torch.equal(joined.kept, whole.kept)
+    assert all(torch.equal(joined.kept[name], whole.kept[name]) for name in ALL)
     again = joined.select(torch.tensor([3, 0]))
     torch.testing.assert_close(again.tokens["TEM"], whole.tokens["TEM"][[3, 0]])
 

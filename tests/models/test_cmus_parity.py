@@ -10,7 +10,9 @@ import torch
 
 from glomflow import config
 from glomflow.models.batch import Batch
-from glomflow.models.cmus_net import CmusNet, Outputs
+from glomflow.models.cmus_net import CmusNet
+from glomflow.models.losses import Criterion
+from glomflow.models.outputs import Outputs
 
 PARAMETERS = {
     "cmsa.query.weight": "w_q",
@@ -18,17 +20,20 @@ PARAMETERS = {
     "cmsa.value.weight": "w_v",
     "cmsa.out.weight": "w_o",
     "cmsa.out.bias": "b_o",
-    "heads.TEM.weight": "tem_head_w",
-    "heads.TEM.bias": "tem_head_b",
-    "heads.OM.weight": "om_head_w",
-    "heads.OM.bias": "om_head_b",
-    "heads.IM.weight": "im_head_w",
-    "heads.IM.bias": "im_head_b",
+    "branches.TEM.weight": "tem_head_w",
+    "branches.TEM.bias": "tem_head_b",
+    "branches.OM.weight": "om_head_w",
+    "branches.OM.bias": "om_head_b",
+    "branches.IM.weight": "im_head_w",
+    "branches.IM.bias": "im_head_b",
     "fusion.0.weight": "fusion1_w",
     "fusion.0.bias": "fusion1_b",
     "fusion.3.weight": "fusion2_w",
     "fusion.3.bias": "fusion2_b",
 }
+
+
+CHANNELS = {"OM": 32, "IM": 32, "TEM": 32}
 
 
 class Case:
@@ -37,7 +42,7 @@ class Case:
     def __init__(self, path: Path) -> None:
         self.golden = dict(np.load(path, allow_pickle=False))
         smil = config.Smil(variant="distance", threshold=float(self.golden["t"]))
-        self.model = CmusNet(config.Model(parity=True, smil=smil), channels=32, classes=3)
+        self.model = CmusNet(config.Model(parity=True, smil=smil), CHANNELS, classes=3)
         self.model.load_state_dict(
             {name: torch.from_numpy(self.golden[key]) for name, key in PARAMETERS.items()}
         )
@@ -57,7 +62,8 @@ class Case:
         self.pooled = self.model.pool(self.batch)
         self.outputs: Outputs = self.model.classify(self.pooled)
         labels = torch.from_numpy(self.golden["label"])
-        self.loss = self.model.loss(self.outputs, labels, config.Loss())
+        criterion = Criterion(config.Loss(), self.model.heads, summed=True)
+        self.loss = self.model.loss(self.outputs, labels, criterion)
         self.loss.backward()
 
 
@@ -102,7 +108,7 @@ def test_gradients(case: Case) -> None:
 
 
 def test_corrected_model_differs(case: Case) -> None:
-    corrected = CmusNet(config.Model(standardise=False), channels=32, classes=3)
+    corrected = CmusNet(config.Model(standardise=False), CHANNELS, classes=3)
     corrected.load_state_dict(case.model.state_dict())
     corrected.eval()
     ours = corrected(case.batch)

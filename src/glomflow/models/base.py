@@ -85,6 +85,21 @@ class PatientNet(nn.Module):
     def classify(self, pooled: Pooled) -> Outputs:
         """Runs fusion and heads on pooled maps."""
 
+    def attention_maps(self, pooled: Pooled) -> dict[str, Tensor]:
+        """Returns where each modality's map is looked at by the attention between modalities.
+
+        For explanations: training never computes these.
+
+        Args:
+            pooled: One map per patient and modality.
+
+        Returns:
+            Per modality whose map is looked at, (B, heads, N, N): the weight of each of its tokens (last
+            axis) for each token that asks; zeros for patients who lack a side. Empty for networks
+            without such attention.
+        """
+        return {}
+
     def forward(self, batch: Batch) -> Outputs:
         """Runs the whole network.
 

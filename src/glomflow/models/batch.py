@@ -102,6 +102,17 @@ def mean_over_instances(bags: Tensor, mask: Tensor) -> Tensor:
     return total / count.reshape(-1, *[1] * (bags.ndim - 2)).to(bags.dtype)
 
 
+def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Returns the softmax over the last axis among ``mask``, zeros elsewhere; all zeros for an empty mask.
+
+    Args:
+        scores: (..., n), finite or not where the mask is False.
+        mask: Bool, of a shape that broadcasts to that of ``scores``.
+    """
+    lowest = torch.finfo(scores.dtype).min
+    return torch.softmax(scores.masked_fill(~mask, lowest), dim=-1).masked_fill(~mask, 0)
+
+
 def concatenate(parts: list[Pooled]) -> Pooled:
     """Joins pooled batches; bags are padded to the longest.
 

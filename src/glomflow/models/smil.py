@@ -1,13 +1,17 @@
-"""Sparse multi-instance learning over a bag of electron micrographs (CMUS-Net, arXiv 2512.15171).
+"""Multi-instance pooling without parameters: the two published variants of SMIL, mean and maximum.
 
-Both variants treat whole batches of padded bags at once. Padding, as long as it is finite, and the order
-of the instances do not change the result.
+SMIL, sparse multi-instance learning over a bag of electron micrographs, is that of CMUS-Net
+(arXiv 2512.15171). All functions treat whole batches of padded bags at once. Padding, as long as it is
+finite, and the order of the instances do not change the result; only :func:`smil_sum` with a limit takes
+the first ones.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from glomflow.models.batch import mean_over_instances
 
 PUBLISHED_SUM_INSTANCES = 6
 """Instances that the published ``sum`` variant adds up: the first six."""
@@ -16,6 +20,12 @@ _SAME = 1e-6  # relative difference below which inverse distances count as equal
 _IDENTICAL = 1e-12  # squared distance, as a share of the squared norms, that is rounding alone
 _EPSILON = 1e-8
 _PIECE = 8192
+
+
+def weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
+    """Returns the sum of the instances (B, n, ...) of each bag by their weights (B, n)."""
+    flat = torch.bmm(weights[:, None, :].to(features.dtype), features.flatten(2))
+    return flat.reshape(features.shape[0], *features.shape[2:])
 
 
 def smil_sum(
@@ -33,7 +43,41 @@ def smil_sum(
     """
     kept = mask if limit is None else mask & (mask.cumsum(1) <= limit)
     weights = kept.to(features.dtype)
-    return _weighted_sum(features, weights), weights, kept
+    return weighted_sum(features, weights), weights, kept
+
+
+def bag_mean(features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Averages the instances of each bag.
+
+    Args:
+        features: (B, n, ...) feature maps.
+        mask: (B, n) bool, True where there is an instance.
+
+    Returns:
+        The mean (B, ...), zeros for an empty bag; the weights (B, n), all equal; the kept instances (B, n).
+    """
+    weights = mask.to(features.dtype) / mask.sum(1, keepdim=True).clamp(min=1)
+    return mean_over_instances(features, mask), weights, mask
+
+
+def bag_max(features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Takes the maximum over the instances of each bag, element by element.
+
+    Args:
+        features: (B, n, ...) feature maps.
+        mask: (B, n) bool, True where there is an instance.
+
+    Returns:
+        The maximum (B, ...), zeros for an empty bag; the weights (B, n), each instance's share of the
+        elements that it is the largest of (ties are shared), without gradient; the kept instances (B, n).
+    """
+    there = mask.reshape(*mask.shape, *[1] * (features.ndim - 2))
+    highest = features.masked_fill(~there, -torch.inf).amax(1)
+    with torch.no_grad():
+        largest = ((features == highest[:, None]) & there).flatten(2).to(features.dtype)
+        weights = (largest / largest.sum(1, keepdim=True).clamp(min=1.0)).mean(2)
+    empty = ~mask.any(1).reshape(-1, *[1] * (features.ndim - 2))
+    return highest.masked_fill(empty, 0), weights, mask
 
 
 def smil_distance(
@@ -66,7 +110,7 @@ def smil_distance(
             special = torch.arange(mask.shape[1], device=mask.device) == centre[:, None]
         weights = _closeness(from_centre, kept & ~special)
         weights = weights.masked_fill(special & kept, 1.0).to(features.dtype)
-    return _weighted_sum(features, weights), weights, kept
+    return weighted_sum(features, weights), weights, kept
 
 
 def _bag_distances(features: Tensor, mask: Tensor) -> Tensor:
@@ -123,8 +167,3 @@ def _closeness(from_centre: Tensor, among: Tensor) -> Tensor:
     defined = extent > _SAME * high
     scaled = (inverse - low) / torch.where(defined, extent, torch.ones_like(extent))
     return torch.where(defined, scaled, torch.ones_like(scaled)).masked_fill(~among, 0.0)
-
-
-def _weighted_sum(features: Tensor, weights: Tensor) -> Tensor:
-    flat = torch.bmm(weights[:, None, :], features.flatten(2))
-    return flat.reshape(features.shape[0], *features.shape[2:])
