@@ -35,5 +35,12 @@ include: "rules/fold_colours.smk"
 include: "rules/features.smk"
 include: "rules/diagnosis.smk"
 include: "rules/evaluation.smk"
+
+
+if EXPLAINED:
+
+    include: "rules/explain.smk"
+
+
 include: "rules/few_shot.smk"
 include: "rules/report.smk"

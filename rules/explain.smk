@@ -55,7 +55,7 @@ rule explanation_checks:
         runtime=60,
         gpu=0,
     params:
-        config=dump(CONFIG),
+        config=explanation_checks_settings(),
         folder=FOLDER,
         code=code("explanation_checks.py"),
     script:
@@ -66,14 +66,8 @@ rule figures_explanations:
     """Draw what predictions rest on, for patients chosen by a stated rule, and the checks."""
     input:
         **explanation_files(),
-        **{
-            f"{m}_{part}": store(m, suffix)
-            for m in STORES
-            for part, suffix in (("crops", "npy"), ("index", "parquet"))
-        },
-        patients=result("cohort/patients.parquet"),
-        inventory=result("inventory.parquet"),
-        checks=rules.explanation_checks.output,
+        **picture_inputs(),
+        explanation_checks=rules.explanation_checks.output,
         phantom=result("phantom/phantom.json") if PHANTOM else [],
     output:
         *figures(["explanation_panels"], "png", "Explanations"),

@@ -17,10 +17,10 @@ def check(files, params):
         return pd.concat(tables, ignore_index=True) if tables else None
 
     return check_files(
-        [Path(path) for path in files.maps],
-        [Path(path) for path in files.index],
-        [Path(path) for path in files.contributions],
-        [Path(path) for path in files.curves],
+        [Path(path) for path in files.explanation_maps],
+        [Path(path) for path in files.explanation_index],
+        [Path(path) for path in files.explanation_contributions],
+        [Path(path) for path in files.explanation_curves],
         read_table(files.patients, PATIENTS),
         Config(**params.config),
         crops={"TEM": gather(files.tem_index, CROPS), "OM": gather(files.om_index, CROPS)},

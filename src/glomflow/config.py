@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from glomflow.config_base import Count, Name, Positive, Section
 from glomflow.config_imaging import GlomerulusCrops, Imaging, ImCrops, Ingest, Stain, TemTiles
-from glomflow.config_models import Cmsa, Encoder, Loss, Model, Smil
+from glomflow.config_models import Cmsa, Encoder, Loss, Model, Smil, TabularKinds
 from glomflow.config_training import Explanations, Folds, Search, Training
 
 DEFAULT_ENCODER = "default"
@@ -132,6 +132,28 @@ class Diagnosis(Section):
     def tasks(self) -> list[str]:
         """The tasks of the models, in the order of their first model."""
         return list(dict.fromkeys(model.task for model in self.models.values()))
+
+    @property
+    def explained(self) -> list[str]:
+        """The models whose predictions are explained; none unless explanations are enabled."""
+        if not self.explanations.enabled:
+            return []
+        return list(self.explanations.models) or list(self.models)[:1]
+
+    @model_validator(mode="after")
+    def _explained_models_have_maps(self) -> Self:
+        for name in self.explained:
+            if name not in self.models:
+                raise ValueError(
+                    f"diagnosis.explanations.models: there is no model '{name}'; the models are "
+                    f"{', '.join(self.models)}"
+                )
+            if self.models[name].kind in TabularKinds:
+                raise ValueError(
+                    f"diagnosis.explanations.models: '{name}' is a {self.models[name].kind} on pooled "
+                    "features, which have no place in an image; name models of other kinds"
+                )
+        return self
 
 
 class FewShot(Section):

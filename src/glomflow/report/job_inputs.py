@@ -27,7 +27,9 @@ def inputs_from_files(
     Args:
         files: Named inputs: those of :class:`ReportInputs` by their names; ``<modality>_crops`` and
             ``<modality>_index`` with a file per shard; ``metrics``, ``few_shot`` and ``finder``, the files of
-            the summaries; ``figures``, each called by its figure's name. What is absent or empty is left out.
+            the summaries; ``explanation_maps`` and ``explanation_index`` with a file per job and
+            ``explanation_checks``, the files of the checks; ``figures``, each called by its figure's name.
+            What is absent or empty is left out.
         runs: Model, fold and seed of each of ``files["histories"]``.
         cohort_folder: Folder that paths of images are relative to.
         thumbnails: Folder that thumbnails are relative to.
@@ -52,6 +54,9 @@ def inputs_from_files(
         few_shot_dir=given["few_shot"][0].parent if "few_shot" in given else None,
         few_shot_json=few_shot[0] if few_shot else None,
         finder_dir=given["finder"][0].parent if "finder" in given else None,
+        explanation_maps=_explanation_maps(given),
+        explanation_contributions=given.get("explanation_contributions", ()),
+        explanations_dir=given["explanation_checks"][0].parent if "explanation_checks" in given else None,
         figures={path.stem: path for path in given.get("figures", ())},
         cohort_folder=Path(cohort_folder) if cohort_folder else None,
         thumbnails=Path(thumbnails) if thumbnails else None,
@@ -66,3 +71,8 @@ def _paths(value: str | Sequence[str]) -> list[Path]:
 def _stores(given: Mapping[str, list[Path]], modality: str) -> list[Store]:
     crops, index = given.get(f"{modality}_crops", []), given.get(f"{modality}_index", [])
     return list(zip(crops, index, strict=True))
+
+
+def _explanation_maps(given: Mapping[str, list[Path]]) -> list[Store]:
+    maps, index = given.get("explanation_maps", []), given.get("explanation_index", [])
+    return list(zip(maps, index, strict=True))

@@ -8,7 +8,13 @@ from pathlib import Path
 
 from glomflow.config import Config
 from glomflow.files import write_text
-from glomflow.report import sections_data, sections_diagnosis, sections_finder, sections_glomeruli
+from glomflow.report import (
+    sections_data,
+    sections_diagnosis,
+    sections_explanations,
+    sections_finder,
+    sections_glomeruli,
+)
 from glomflow.report.blocks import Section
 from glomflow.report.material import Material, ReportInputs
 from glomflow.report.numbers import count
@@ -36,6 +42,7 @@ ORDER: tuple[Callable[[Material], Section | None], ...] = (
     sections_diagnosis.results_section,
     sections_diagnosis.ablation_section,
     sections_diagnosis.instances_section,
+    sections_explanations.explanations_section,
     sections_glomeruli.few_shot_section,
     methods_section,
     provenance_section,
