@@ -99,17 +99,19 @@ def glomerulus_masks(
     """
     outlined = images.dropna(subset=["annotation"])
     outlined = outlined[outlined["annotation"].str.len() > 0].set_index("image")
-    sizes = inventory.set_index("image")[["width", "height"]]
+    sizes = {
+        str(image): (int(width), int(height))
+        for image, width, height in zip(*(inventory[n] for n in ("image", "width", "height")), strict=True)
+    }
     for name, rows in crops[crops["crop"].isin(wanted)].groupby("image", sort=True):
         image = str(name)
         if image not in outlined.index:
             continue
-        if image not in sizes.index:
+        if image not in sizes:
             raise GlomflowError(f"OM crop index: image {image!r} is not in the inventory; make it again")
-        width, height = (int(value) for value in sizes.loc[image])
         path = str(outlined.loc[image, "path"])
         annotation = folder / str(outlined.loc[image, "annotation"])
-        outlines = read_outlines(annotation, image_size=(width, height), image_name=path)
+        outlines = read_outlines(annotation, image_size=sizes[image], image_name=path)
         records: Any = rows.to_dict("records")
         for row in records:
             corner, scale = np.array([row["x"], row["y"]]), size / row["width"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -240,7 +241,7 @@ def _agreement(axes: Axes, known: pd.DataFrame) -> None:
     axes.set_title("What is known")
 
 
-def known_name(entry: Mapping[Hashable, object]) -> str:
+def known_name(entry: Mapping[Any, Any]) -> str:
     """Returns a measure of agreement with what is known in words."""
     modality = str(entry["modality"])
     kind = " attention" if entry["kind"] == ATTENTION_KIND else ""

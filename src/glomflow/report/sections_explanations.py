@@ -8,7 +8,15 @@ from glomflow.evaluation.explanations import Checks
 from glomflow.report.blocks import Block, Heading, Prose, Section, Table
 from glomflow.report.figures_explanations import known_name
 from glomflow.report.material import Material
-from glomflow.report.numbers import interval, number, percent, points_interval, signed_interval, thousands
+from glomflow.report.numbers import (
+    interval,
+    number,
+    percent,
+    percent_cell,
+    points_interval,
+    signed_interval,
+    thousands,
+)
 from glomflow.report.sections_data import figure
 from glomflow.report.tables import Record, ends, records
 from glomflow.tables_explanations import ATTENTION_KIND
@@ -110,9 +118,9 @@ def _cells(row: Record) -> tuple[str, str, str, str, str]:
     check, modality = row["check"], row["modality"]
     patients = thousands(int(row["patients"]))
     if check in ("localisation", "ranking"):
-        value = interval(*(100 * end for end in ends(row)), 0)
+        value = percent_cell(*ends(row))
         difference = points_interval(*ends(row, "difference", "difference_"))
-        return known_name(row), patients, f"{value} %", percent(row["reference"]), difference
+        return known_name(row), patients, value, percent(row["reference"]), difference
     if check == "faithfulness":
         difference = signed_interval(*ends(row, "difference", "difference_"))
         what = f"{row['measure']}: area under the curve"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from glomflow.models.base import PatientNet
 from glomflow.training.attribution import fusion_logits
+from glomflow.training.engine import chunks
 
 _AT_ONCE = 8
 
@@ -66,7 +67,7 @@ def removal_curve(
     rank[torch.from_numpy(order)] = torch.arange(len(order))
     gone = torch.from_numpy(np.round(np.linspace(0, len(order), steps + 1)).astype(np.int64))
     found = []
-    for counts in gone.split(_AT_ONCE):
+    for counts in chunks(gone, _AT_ONCE):
         kept = rank[None] >= counts[:, None]
         left, start = {}, 0
         for name, values in maps.items():
