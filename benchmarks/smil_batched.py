@@ -20,8 +20,10 @@ from torch.nn import functional
 from glomflow import config
 from glomflow.models.batch import Batch
 from glomflow.models.cmus_net import CmusNet
+from glomflow.models.losses import Criterion
 from glomflow.models.smil import smil_distance
 
+MODALITIES = ("OM", "IM", "TEM")
 PATIENTS, INSTANCES, GRID, CLASSES = 4, 10, 7, 3
 CHANNELS = (320, 1024)
 
@@ -52,9 +54,10 @@ def looped_loss(net: CmusNet, batch: Batch, labels: Tensor) -> Tensor:
         tem = looped_smil(list(batch.maps["TEM"][patient]), net.settings.smil.threshold).flatten(0, 1)[None]
         tokens = {"TEM": tem}
         for name in ("OM", "IM"):
-            tokens[name] = net.cmsa(tem, batch.maps[name][patient, 0].flatten(0, 1)[None])
+            asked = batch.maps[name][patient, 0].flatten(0, 1)[None]
+            tokens[name] = asked + net.cmsa.answer(tem, asked)
         pooled = {name: values.mean(1) for name, values in tokens.items()}
-        logits = {name: net.heads[name](values) for name, values in pooled.items()}
+        logits = {name: net.branches[name](values) for name, values in pooled.items()}
         logits["fusion"] = net.fusion(torch.cat(list(pooled.values()), dim=1))
         for name, values in logits.items():
             loss = functional.cross_entropy(values, labels[patient : patient + 1])
@@ -75,7 +78,11 @@ def median_ms(sides: tuple[Callable[[], Tensor], ...], repeats: int) -> list[flo
 
 def make_case(channels: int, device: str) -> tuple[CmusNet, Batch, Tensor]:
     torch.manual_seed(0)
-    net = CmusNet(config.Model(standardise=False), channels, CLASSES).to(device).eval()
+    net = (
+        CmusNet(config.Model(standardise=False), dict.fromkeys(MODALITIES, channels), CLASSES)
+        .to(device)
+        .eval()
+    )
     shape = (PATIENTS, INSTANCES, GRID, GRID, channels)
     maps = {name: torch.randn(PATIENTS, 1, *shape[2:], device=device) for name in ("OM", "IM")}
     maps["TEM"] = torch.randn(shape, device=device)
@@ -89,6 +96,7 @@ def make_case(channels: int, device: str) -> tuple[CmusNet, Batch, Tensor]:
 
 def compare(channels: int, repeats: int, device: str) -> None:
     net, batch, labels = make_case(channels, device)
+    criterion = Criterion(config.Loss(), net.heads)
     tem, mask = batch.maps["TEM"], batch.masks["TEM"]
 
     def backward(loss: Tensor) -> Tensor:
@@ -104,7 +112,7 @@ def compare(channels: int, repeats: int, device: str) -> None:
     cases = {
         "SMIL": (lambda: backward(smil_distance(tem, mask, 1.5)[0].square().mean()), loop_smil),
         "CMUS-Net": (
-            lambda: backward(net.loss(net(batch), labels, config.Loss())),
+            lambda: backward(net.loss(net(batch), labels, criterion)),
             lambda: backward(looped_loss(net, batch, labels)),
         ),
     }

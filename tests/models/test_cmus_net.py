@@ -147,6 +147,79 @@ def test_forward_and_loss_never_wait_for_the_device(variant: str, parity: bool) 
         bool(loss > 0)
 
 
+def test_learned_map_stands_in_for_what_is_missing() -> None:
+    net = make_net(absent="learned", standardise=False, cmsa={"variant": "none"})
+    seen: list[Tensor] = []
+    net.fusion.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    outputs = net(make_batch(lacking={"OM": [1], "TEM": [1, 2]}))
+    tem, om, _ = seen[0].chunk(3, dim=1)
+    torch.testing.assert_close(om[1], net.stand_ins["OM"].detach())
+    torch.testing.assert_close(tem[2], net.stand_ins["TEM"].detach())
+    assert outputs.present["OM"].tolist() == [True, False, True, True]
+
+
+def test_learned_map_asks_where_tem_is_missing() -> None:
+    net, batch = make_net(absent="learned"), make_batch(lacking={"TEM": [2]})
+    before = net(batch).logits["OM"]
+    with torch.no_grad():
+        net.stand_ins["TEM"].add_(1.0)
+    changed = (net(batch).logits["OM"] != before).any(1)
+    assert changed.tolist() == [False, False, True, False]
+
+
+def test_encoders_of_different_width_are_projected() -> None:
+    channels = {"OM": 4, "IM": 8, "TEM": 6}
+    net = CmusNet(config.Model(width=12), channels, 3)
+    assert {name: layer.in_features for name, layer in net.projections.items()} == channels
+    assert net.fusion[0].in_features == 36
+    with pytest.raises(GlomflowError, match=r"width: .* \(TEM 6, OM 4, IM 8\); set the model's width"):
+        CmusNet(config.Model(), channels, 3)
+
+
+def test_ordinal_heads_give_probabilities() -> None:
+    outputs = make_net(ordinal=True)(make_batch())
+    for values in outputs.logits.values():
+        torch.testing.assert_close(values.exp().sum(1), torch.ones(4))
+
+
+def test_hidden_modalities_leave_one_each_and_score_no_branch() -> None:
+    net, batch = make_net(modality_dropout=0.9).train(), make_batch(lacking={"OM": [1], "IM": [1, 2]})
+    torch.manual_seed(3)
+    presents = [net(batch).present for _ in range(200)]
+    counts = torch.stack([torch.stack([p[name] for name in ALL]).sum(0) for p in presents])
+    assert counts.min() == 1
+    assert counts[:, 1].max() == 1
+    assert not any(p["OM"][1] for p in presents)
+    assert torch.stack([p["fusion"] for p in presents]).all()
+    left = torch.stack([torch.stack([p[name] for name in ALL]) for p in presents]).float().mean(0)
+    # Of three, one stays with 0.1 or as the last: 0.1 + 0.9^3 / 3.
+    torch.testing.assert_close(left[:, 0], torch.full((3,), 0.343), rtol=0.0, atol=0.12)
+    assert net.eval()(batch).present["OM"].tolist() == [True, False, True, True]
+
+
+def test_hidden_modalities_do_not_enter() -> None:
+    net, batch = make_net(modality_dropout=0.9).train(), make_batch()
+    net.fusion[1].eval()
+    torch.manual_seed(4)
+    hidden = net(batch)
+    lacking = {name: (~hidden.present[name]).nonzero()[:, 0].tolist() for name in ALL}
+    expected = net.eval()(make_batch(lacking=lacking))
+    torch.testing.assert_close(hidden.logits["fusion"], expected.logits["fusion"])
+
+
+def test_attention_maps_of_the_variants_that_have_some() -> None:
+    batch = make_batch(lacking={"TEM": [1]})
+    for variant, names in {"cmsa": {"OM", "IM"}, "self": set(ALL), "cross": set(ALL), "none": set()}.items():
+        net = make_net(cmsa={"variant": variant})
+        maps = net.attention_maps(net.pool(batch))
+        assert set(maps) == names
+        assert all(values.shape == (4, 4, 9, 9) and not values.requires_grad for values in maps.values())
+    net = make_net()
+    maps = net.attention_maps(net.pool(batch))
+    torch.testing.assert_close(maps["OM"].sum(-1)[[0, 2, 3]], torch.ones(3, 4, 9))
+    assert not maps["OM"][1].any()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_mixed_precision_stays_close(dtype: torch.dtype) -> None:
     net, batch = make_net(standardise=False), make_batch(lacking={"TEM": [1]})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from glomflow.models.smil import smil_distance, smil_sum
+from glomflow.models.smil import bag_max, bag_mean, smil_distance, smil_sum
 
 
 def bag(*points: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,6 +64,37 @@ def test_empty_bag_gives_zeros() -> None:
 def test_distances_of_nan_and_infinity_count_as_zero() -> None:
     _, weights, _ = smil_distance(*bag(0.0, 1.0, float("nan"), float("inf"), 2.0), 1.5)
     assert torch.isfinite(weights).all()
+
+
+def test_mean_and_maximum() -> None:
+    features, mask = bag(1.0, 5.0, 3.0, 9.0)
+    mask[0, 3] = False
+    pooled, weights, kept = bag_mean(features, mask)
+    assert float(pooled) == 3.0
+    assert weights[0].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0.0])
+    assert kept.tolist() == mask.tolist()
+    pooled, weights, kept = bag_max(features, mask)
+    assert float(pooled) == 5.0
+    assert weights[0].tolist() == [0.0, 1.0, 0.0, 0.0]
+    assert kept.tolist() == mask.tolist()
+    for function in (bag_mean, bag_max):
+        pooled, weights, kept = function(features, mask & False)
+        assert (float(pooled), float(weights.sum()), bool(kept.any())) == (0.0, 0.0, False)
+
+
+def test_maximum_shares_ties() -> None:
+    features = torch.tensor([[[[[2.0, 0.0]]], [[[2.0, 1.0]]]]])
+    pooled, weights, _ = bag_max(features, torch.ones(1, 2, dtype=torch.bool))
+    assert pooled.flatten().tolist() == [2.0, 1.0]
+    assert weights[0].tolist() == [0.25, 0.75]
+
+
+def test_the_first_alone_is_the_first_that_is_there() -> None:
+    features, mask = bag(7.0, 5.0, 3.0)
+    mask[0, 0] = False
+    pooled, weights, _ = smil_sum(features, mask, 1)
+    assert float(pooled) == 5.0
+    assert weights[0].tolist() == [0.0, 1.0, 0.0]
 
 
 def test_sum_takes_the_first_six() -> None:

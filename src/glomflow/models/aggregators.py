@@ -167,10 +167,11 @@ class TransformerPooling(Pooling):
     """A transformer over the instances with a class token (TransMIL; Shao et al., NeurIPS 2021).
 
     The class token and the instances attend to each other, then the class token asks the instances. Its
-    attention there, the mean over heads, weighs the maps; what it has read is added to every token of
-    the weighted map. Bags hold tens of instances, not thousands of patches: attention is exact instead
-    of the Nystrom approximation. Instances have no places in a bag: the published encoding of positions
-    (PPEG) is left out, so that their order does not matter.
+    attention there, the mean over heads, weighs the maps. What the class token itself has read is not
+    passed on: a way to the diagnosis past the weights leaves them without meaning. Bags hold tens of
+    instances, not thousands of patches: attention is exact instead of the Nystrom approximation.
+    Instances have no places in a bag: the published encoding of positions (PPEG) is left out, so that
+    their order does not matter.
 
     Args:
         channels: C.
@@ -184,25 +185,19 @@ class TransformerPooling(Pooling):
         self.down = nn.Linear(2 * channels, width)
         self.token = nn.Parameter(torch.randn(1, 1, width) / math.sqrt(width))
         self.mixing = AttentionBlock(width, heads)
-        self.reading = AttentionBlock(width, heads)
-        self.norm = nn.LayerNorm(width)
-        self.up = nn.Linear(width, channels)
+        self.reading = AttentionShares(width, heads)
 
     def forward(self, maps: Tensor, mask: Tensor) -> Merged:
         """Pools bags."""
         instances = torch.relu(self.down(self.summary(maps)))
         tokens = torch.cat([self.token.to(instances.dtype).expand(len(maps), -1, -1), instances], dim=1)
-        everyone = functional.pad(mask, (1, 0), value=True)
-        tokens, _ = self.mixing(tokens, tokens, everyone)
-        read, shares = self.reading(tokens[:, :1], tokens[:, 1:], mask)
-        weights = shares.mean(1).squeeze(1)
-        added = self.up(self.norm(read)).masked_fill(~mask.any(1)[:, None, None], 0)
-        merged = weighted_sum(maps, weights)
-        return merged + added[:, :, None], weights, mask
+        tokens = self.mixing(tokens, functional.pad(mask, (1, 0), value=True))
+        weights = self.reading(tokens[:, :1], tokens[:, 1:], mask).mean(1).squeeze(1)
+        return weighted_sum(maps, weights), weights, mask
 
 
-class AttentionBlock(nn.Module):
-    """Multi-head attention after layer normalisation, with a skip connection.
+class AttentionShares(nn.Module):
+    """Multi-head attention weights after layer normalisation.
 
     Args:
         width: Channels, a multiple of ``heads``.
@@ -215,30 +210,45 @@ class AttentionBlock(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width, bias=False)
-        self.out = nn.Linear(width, width)
 
-    def forward(self, asking: Tensor, asked: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Attends.
+    def forward(self, asking: Tensor, asked: Tensor, mask: Tensor) -> Tensor:
+        """Returns the attention, (B, heads, q, k) float32.
 
         Args:
             asking: (B, q, width).
             asked: (B, k, width).
             mask: (B, k) bool, True where a token may be read.
-
-        Returns:
-            ``asking`` with what was read added (B, q, width), and the attention (B, heads, q, k) float32.
         """
-        normed = self.norm(asked)
-        query, key, value = self.query(self.norm(asking)), self.key(normed), self.value(normed)
-        query, key, value = (self._split(each) for each in (query, key, value))
+        query = self.split(self.query(self.norm(asking)))
+        key = self.split(self.key(self.norm(asked)))
         scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
-        shares = masked_softmax(scores.float(), mask[:, None, None])
-        read = shares.to(value.dtype) @ value
-        return asking + self.out(read.transpose(1, 2).flatten(2)), shares
+        return masked_softmax(scores.float(), mask[:, None, None])
 
-    def _split(self, tokens: Tensor) -> Tensor:
+    def split(self, tokens: Tensor) -> Tensor:
+        """Returns (B, heads, n, width / heads) for (B, n, width)."""
         return tokens.reshape(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
+
+
+class AttentionBlock(nn.Module):
+    """Multi-head self-attention after layer normalisation, with a skip connection.
+
+    Args:
+        width: Channels, a multiple of ``heads``.
+        heads: Attention heads.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.shares = AttentionShares(width, heads)
+        self.value = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Returns (B, n, width) tokens with what each has read in those of ``mask`` (B, n) added."""
+        value = self.shares.split(self.value(self.shares.norm(tokens)))
+        read = self.shares(tokens, tokens, mask).to(value.dtype) @ value
+        answer: Tensor = self.out(read.transpose(1, 2).flatten(2))
+        return tokens + answer
 
 
 def build_pooling(settings: config.Smil, channels: int, *, parity: bool = False) -> Pooling:

@@ -86,7 +86,7 @@ def explanation_panels(panels: Sequence[ExplanationPanel]) -> Figure:
         The figure.
     """
     edge = (style.WIDTH - MARGIN - (COLUMNS - 1) * GAP) / COLUMNS
-    height = HEADING + 3 * (edge + GAP) + 2 * CAPTION + 0.12
+    height = HEADING + 3 * (edge + GAP) + CAPTION + 0.16
     total = max(height * len(panels), 0.5)
     figure, axes = canvas(style.WIDTH, total)
     for number, panel in enumerate(panels):
@@ -215,8 +215,8 @@ def explanation_checks(checks: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     """
     known = checks[checks["check"].isin(["localisation", "ranking"])]
     fresh = checks[(checks["check"] == "randomised") & (checks["measure"] == "rank_correlation")]
-    ratios = [1.0, 1.1, 0.85] if len(known) else [1.1, 0.85]
-    figure, grid = style.new_figure(style.WIDTH, 3.1, columns=len(ratios), ratios=ratios)
+    ratios = [1.0, 1.1, 0.8] if len(known) else [1.1, 0.8]
+    figure, grid = style.new_figure(style.WIDTH, 3.3, columns=len(ratios), ratios=ratios)
     if len(known):
         _agreement(grid[0], known)
     _curves(grid[-2], curves)
@@ -275,7 +275,7 @@ def _curves(axes: Axes, curves: pd.DataFrame) -> None:
     axes.set_title("Deletion and insertion")
     handles = [Line2D([], [], color=tone, label=name) for name, tone in tones.items()]
     handles.append(Line2D([], [], color=style.MUTED, linestyle=(0, (4, 2)), label="random order"))
-    axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, -0.52), ncols=3)
+    axes.figure.legend(handles=handles, loc="outside lower center", ncols=3)
 
 
 def _randomised(axes: Axes, fresh: pd.DataFrame) -> None:
@@ -293,7 +293,7 @@ def _randomised(axes: Axes, fresh: pd.DataFrame) -> None:
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
     axes.set_xlabel("rank correlation")
-    axes.set_title("Against randomised weights")
+    axes.set_title("Randomised weights")
 
 
 @style.styled
@@ -319,8 +319,8 @@ def explanation_contributions(by_class: pd.DataFrame, classes: Sequence[str]) ->
     axes.axhline(0, color=style.MUTED, linewidth=0.8)
     axes.set_xticks(range(len(groups)), groups)
     axes.tick_params(axis="x", length=0)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_ylabel("contribution, points")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}".replace("-", "−"))
+    axes.set_ylabel("contribution, points of probability")
     axes.set_xlabel("predicted class")
     axes.grid(axis="y")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))

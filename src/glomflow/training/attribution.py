@@ -172,7 +172,7 @@ def _along_the_line(
     except ImportError as error:
         raise GlomflowError(
             "diagnosis.explanations.attribution: integrated_gradients needs the library captum, which is not "
-            "installed; run pip install 'glomflow[explanations]', or set attribution: grad_cam"
+            "installed; run pip install captum==0.9.0, or set attribution: grad_cam"
         ) from error
     method: Any = IntegratedGradients(logits)
     found = method.attribute(inputs, baselines, target=target, n_steps=steps, internal_batch_size=_AT_ONCE)
