@@ -33,6 +33,13 @@ if FINDER.enabled:
 include: "rules/folds.smk"
 include: "rules/fold_colours.smk"
 include: "rules/features.smk"
+
+
+if SEARCH:
+
+    include: "rules/search.smk"
+
+
 include: "rules/diagnosis.smk"
 include: "rules/evaluation.smk"
 

@@ -45,7 +45,7 @@ def run(config: dict, out: Path, cores: str) -> float:
     # The project's own config.yaml would add its models: the copy stands alone in its folder.
     command = [sys.executable, "-m", "snakemake", "--cores", cores, "--snakefile", str(REPO / "Snakefile")]
     command += ["--directory", str(out), "--configfile", str(configfile), "--quiet", "all"]
-    command += ["--", f"{metrics}/summary.json", f"{metrics}/deposits.parquet"]
+    command += ["--", f"{metrics}/disease/summary.json", f"{metrics}/deposits.parquet"]
     start = time.perf_counter()
     subprocess.run(command, check=True)
     return time.perf_counter() - start
@@ -53,11 +53,11 @@ def run(config: dict, out: Path, cores: str) -> float:
 
 def show(metrics: Path) -> None:
     """Prints the three tables."""
-    pooled = pd.read_parquet(metrics / "pooled.parquet")
+    pooled = pd.read_parquet(metrics / "disease" / "pooled.parquet")
     columns = ["model", "value", "lower", "upper", "ceiling", "realised_ceiling"]
     print("\naccuracy, all test patients")
     print(pooled[pooled["metric"] == "accuracy"][columns].round(3).to_string(index=False))
-    compared = pd.read_parquet(metrics / "comparisons.parquet")
+    compared = pd.read_parquet(metrics / "disease" / "comparisons.parquet")
     columns = ["model", "other", "difference", "lower", "upper", "p_value", "p_holm"]
     print("\npaired differences in accuracy (exact McNemar)")
     print(compared[compared["metric"] == "accuracy"][columns].round(4).to_string(index=False))

@@ -1,10 +1,17 @@
 # Names and functions that all rules share.
 import functools
 from pathlib import Path
+from types import SimpleNamespace
 
 from glomflow.code_digest import code_digest
 from glomflow.config_check import load_config
-from glomflow.cohort.fingerprint import require_sheets, shard_fingerprint, shard_rows
+from glomflow.cohort.fingerprint import (
+    require_sheets,
+    shard_fingerprint,
+    shard_rows,
+    sheet_sites,
+)
+from glomflow.cohort.phantom.sites import SITES as PHANTOM_SITES
 from glomflow.environment import expose_library
 from glomflow.errors import CohortError, ConfigError
 from glomflow.evaluation.detection_summary import TABLES as FINDER_TABLES
@@ -21,29 +28,37 @@ except ConfigError as error:
 
 R = CONFIG.run.results.rstrip("/")
 SHARDS = [f"{number:04d}" for number in range(CONFIG.run.shards)]
-FOLDS = list(range(CONFIG.folds.n_splits))
 MODELS = list(CONFIG.diagnosis.models)
+TASKS = CONFIG.diagnosis.tasks
 SEEDS = CONFIG.diagnosis.training.seeds
 DIAGNOSIS = "diagnosis" in CONFIG.run.tracks
 FEW_SHOT = "glomeruli" in CONFIG.run.tracks
 PHANTOM = CONFIG.cohort.source == "phantom"
 CACHED = CONFIG.encoder.trainable == "none"
 FOLDER = f"{R}/phantom" if PHANTOM else CONFIG.cohort.folder
+SEARCH = CONFIG.diagnosis.search.trials > 0
+MODELS_OF = {task: list(CONFIG.diagnosis.models_of(task)) for task in TASKS}
+# Networks that can lack a modality, by task.
+PARTIAL = {task: CONFIG.diagnosis.partial_of(task) for task in TASKS}
+PARTIAL = {
+    task: names
+    for task, names in PARTIAL.items()
+    if names and CONFIG.evaluation.missing_curve
+}
 STORES = ["om", "im", "tem"] if DIAGNOSIS else ["om"]
 FITTED = ["om"] if CONFIG.imaging.stain.fitted_per_fold else []
 FITTED += ["im"] if CONFIG.imaging.im.fitted_per_fold else []
-RUNS = [(model, fold, seed) for model in MODELS for fold in FOLDS for seed in SEEDS]
 PICTURES = ["worst_images", "stain_panels"]
 PICTURES += ["crops_om", "crops_im", "crops_tem"] if DIAGNOSIS else []
 PICTURES += ["lesions"] if FEW_SHOT else []
-CURVES = [
-    "cohort_overview",
-    "training_curves",
-    "confusion_matrix",
-    "roc_curves",
-    "reliability",
-]
-CURVES += ["ablation"] if len(MODELS) > 1 else []
+CURVES = ["cohort_overview", "training_curves"]
+if "disease" in TASKS:
+    CURVES += ["confusion_matrix", "roc_curves", "reliability"]
+    CURVES += ["ablation"] if len(MODELS_OF["disease"]) > 1 else []
+    CURVES += ["missing_curve"] if "disease" in PARTIAL else []
+if "stage" in TASKS:
+    CURVES += ["stage_confusion"]
+    CURVES += ["stage_ablation"] if len(MODELS_OF["stage"]) > 1 else []
 INSTANCES = any("TEM" in model.modalities for model in CONFIG.diagnosis.models.values())
 FINDER_CURVES = ["finder_precision_recall", "finder_counts"]
 FINDER_JUDGED = CONFIG.imaging.finder.enabled
@@ -59,6 +74,7 @@ wildcard_constraints:
     shard=r"\d{4}",
     modality=r"(om|im|tem)(_fold\d+)?",
     model="|".join(MODELS),
+    task="disease|stage",
     fold=r"\d+",
     seed=r"\d+",
     finder=r"\d+|all",
@@ -92,7 +108,7 @@ def cohort_params():
     return {
         "settings": dump(CONFIG.cohort),
         "folder": cohort_folder,
-        "n_splits": CONFIG.folds.n_splits,
+        "n_splits": CONFIG.folds.least_patients,
         "shards": CONFIG.run.shards,
         "diagnosis": DIAGNOSIS,
     }
@@ -143,6 +159,26 @@ def model_inputs(wildcards):
                 f"{R}/features/{name}/{{shard}}.npy", shard=SHARDS
             )
     return files
+
+
+def subset_inputs(wildcards):
+    """What the models of a task read that can lack a modality."""
+    files = {}
+    for place, model in enumerate(PARTIAL[wildcards.task]):
+        own = model_inputs(SimpleNamespace(model=model, fold=wildcards.fold))
+        files |= {f"model{place}_{name}": paths for name, paths in own.items()}
+    return files
+
+
+def subset_files(what, wildcards):
+    """Weights, settings or search results of these models, by model and seed."""
+    fold, models = wildcards.fold, PARTIAL[wildcards.task]
+    if what == "searches":
+        pattern = result("search/{model}/fold{fold}.json")
+        return expand(pattern, model=models, fold=fold) if SEARCH else []
+    suffix = {"weights": "safetensors", "settings": "json"}[what]
+    pattern = result(f"models/{{model}}/fold{{fold}}_seed{{seed}}.{suffix}")
+    return expand(pattern, model=models, fold=fold, seed=SEEDS)
 
 
 def sheets():
@@ -230,9 +266,54 @@ def existing(key, path, advice):
     return str(path)
 
 
-def trained(pattern):
+def trained(pattern, models=MODELS):
     """A file per model, fold and seed."""
-    return expand(pattern, model=MODELS, fold=FOLDS, seed=SEEDS)
+    return expand(pattern, model=models, fold=FOLDS, seed=SEEDS)
+
+
+def predicted(wildcards):
+    """The predictions of the models of a task."""
+    pattern = result("predictions/{model}/fold{fold}_seed{seed}.parquet")
+    return trained(pattern, MODELS_OF[wildcards.task])
+
+
+def fold_table(split, task):
+    """The training (or test) patients of a fold for a task; the fold is a wildcard."""
+    name = "" if task == "disease" else f"{task}."
+    return result(f"folds/fold{{fold}}.{name}{split}.parquet")
+
+
+def model_table(split):
+    """The same for the task of a job's model."""
+
+    def path(wildcards):
+        task = CONFIG.diagnosis.models[wildcards.model].task
+        return fold_table(split, task).format(fold=wildcards.fold)
+
+    return path
+
+
+def left_out_sites():
+    """The sites that are left out in turn, if they are: the folds are counted before any job runs."""
+    folds = CONFIG.folds
+    if folds.protocol != "leave_one_site_out" or not DIAGNOSIS:
+        return []
+    if folds.sites or PHANTOM:
+        return folds.sites or [site.name for site in PHANTOM_SITES]
+    try:
+        return sheet_sites(sheets()[0])
+    except CohortError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def search_results(wildcards):
+    """What the search chose for a model and fold, if there was one."""
+    pattern = result("search/{model}/fold{fold}.json")
+    return [pattern.format(**dict(wildcards.items()))] if SEARCH else []
+
+
+FOLDS = list(range(CONFIG.folds.count(left_out_sites()))) if DIAGNOSIS else []
+RUNS = [(model, fold, seed) for model in MODELS for fold in FOLDS for seed in SEEDS]
 
 
 def model_settings(model):
@@ -287,11 +368,19 @@ def explanation_checks_settings():
     return {**evaluation_settings(), "imaging": sizes}
 
 
+def search_settings(model):
+    """What a search needs of the configuration, and no more."""
+    settings = model_settings(model)
+    settings["diagnosis"]["search"] = dump(CONFIG.diagnosis.search)
+    return settings
+
+
 def evaluation_settings():
     """What the metrics depend on."""
     return {
         "run": {"seed": CONFIG.run.seed},
         "cohort": dump(CONFIG.cohort),
+        "folds": dump(CONFIG.folds),
         "diagnosis": {
             "models": {
                 name: dump(model) for name, model in CONFIG.diagnosis.models.items()
@@ -324,6 +413,13 @@ def picture_inputs():
     return files
 
 
+def metrics_files(task):
+    """The tables of a task's evaluation, and its settings."""
+    return [f"{R}/metrics/{task}/{name}.parquet" for name in TABLES] + [
+        f"{R}/metrics/{task}/summary.json"
+    ]
+
+
 def report_inputs():
     """What the report is written from, by track."""
     files = picture_inputs()
@@ -337,9 +433,17 @@ def report_inputs():
         files["histories"] = trained(
             f"{R}/models/{{model}}/fold{{fold}}_seed{{seed}}.history.parquet"
         )
-        files["metrics"] = [f"{R}/metrics/{name}.parquet" for name in TABLES] + [
-            f"{R}/metrics/summary.json"
-        ]
+        for task in TASKS:
+            files[f"metrics_{task}"] = metrics_files(task)
+            if task in PARTIAL:
+                files[f"missing_{task}"] = f"{R}/metrics/{task}/missing.parquet"
+        files["trained"] = expand(
+            f"{R}/models/{{model}}/fold0_seed{SEEDS[0]}.json", model=MODELS
+        )
+        if SEARCH:
+            files["searches"] = expand(
+                f"{R}/search/{{model}}/fold{{fold}}.json", model=MODELS, fold=FOLDS
+            )
         shown += [f"{R}/figures/{name}.svg" for name in CURVES]
         shown += [f"{R}/figures/instance_panels.png"] if INSTANCES else []
         if PHANTOM and INSTANCES:

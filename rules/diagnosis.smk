@@ -2,7 +2,8 @@ rule train:
     """Train one model on one fold; the test patients' labels are not an input."""
     input:
         unpack(model_inputs),
-        table=result("folds/fold{fold}.train.parquet"),
+        table=model_table("train"),
+        search=search_results,
         encoder=[] if CACHED else encoder_weights(),
     output:
         weights=result("models/{model}/fold{fold}_seed{seed}.safetensors"),
@@ -31,7 +32,8 @@ rule predict:
     """Predict the held-out fold with the trained model."""
     input:
         unpack(model_inputs),
-        patients=result("folds/fold{fold}.test.parquet"),
+        patients=model_table("test"),
+        search=search_results,
         weights=result("models/{model}/fold{fold}_seed{seed}.safetensors"),
         settings=result("models/{model}/fold{fold}_seed{seed}.json"),
     output:

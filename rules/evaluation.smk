@@ -1,21 +1,19 @@
 if DIAGNOSIS:
 
     rule metrics:
-        """Where labels and predictions meet: metrics, intervals and paired comparisons."""
+        """Where labels and predictions meet: metrics, intervals and paired comparisons of a task."""
         input:
             patients=result("cohort/patients.parquet"),
             excluded=result("folds/excluded.parquet"),
-            predictions=trained(
-                result("predictions/{model}/fold{fold}_seed{seed}.parquet")
-            ),
+            predictions=predicted,
             truth=result("phantom/phantom.json") if PHANTOM else [],
         output:
-            tables=[f"{R}/metrics/{name}.parquet" for name in TABLES],
-            settings=result("metrics/summary.json"),
+            tables=[f"{R}/metrics/{{task}}/{name}.parquet" for name in TABLES],
+            settings=result("metrics/{task}/summary.json"),
         log:
-            result("logs/metrics.log"),
+            result("logs/metrics/{task}.log"),
         benchmark:
-            result("benchmarks/metrics.tsv")
+            result("benchmarks/metrics/{task}.tsv")
         conda:
             "../envs/glomflow.yaml"
         threads: 1
@@ -28,6 +26,63 @@ if DIAGNOSIS:
             code=code("metrics.py"),
         script:
             "../workflow_scripts/metrics.py"
+
+    rule predict_subsets:
+        """Predict a fold's test patients from every subset of their modalities, with all its models."""
+        input:
+            unpack(subset_inputs),
+            patients=lambda wildcards: fold_table("test", wildcards.task).format(
+                fold=wildcards.fold
+            ),
+            weights=lambda wildcards: subset_files("weights", wildcards),
+            settings=lambda wildcards: subset_files("settings", wildcards),
+            searches=lambda wildcards: subset_files("searches", wildcards),
+        output:
+            result("subsets/{task}/fold{fold}.parquet"),
+        log:
+            result("logs/predict_subsets/{task}_fold{fold}.log"),
+        benchmark:
+            result("benchmarks/predict_subsets/{task}_fold{fold}.tsv")
+        conda:
+            "../envs/glomflow.yaml"
+        threads: 1
+        resources:
+            mem_mb=3000,
+            runtime=60,
+            gpu=0 if CACHED else 1,
+        params:
+            configs=lambda wildcards: {
+                model: model_settings(model) for model in PARTIAL[wildcards.task]
+            },
+            seeds=SEEDS,
+            code=code("predict_subsets.py"),
+        script:
+            "../workflow_scripts/predict_subsets.py"
+
+    rule missing_curve:
+        """Accuracy over the rate at which modalities are missing."""
+        input:
+            patients=result("cohort/patients.parquet"),
+            excluded=result("folds/excluded.parquet"),
+            subsets=expand(result("subsets/{{task}}/fold{fold}.parquet"), fold=FOLDS),
+        output:
+            result("metrics/{task}/missing.parquet"),
+        log:
+            result("logs/missing_curve/{task}.log"),
+        benchmark:
+            result("benchmarks/missing_curve/{task}.tsv")
+        conda:
+            "../envs/glomflow.yaml"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=60,
+            gpu=0,
+        params:
+            config=evaluation_settings(),
+            code=code("missing_curve.py"),
+        script:
+            "../workflow_scripts/missing_curve.py"
 
     rule deposits:
         """Whether the tiles that a model weights most show a deposit (phantom truth)."""

@@ -2,8 +2,9 @@ rule explain:
     """Say what each prediction of a held-out fold rests on; no test label enters."""
     input:
         unpack(model_inputs),
-        table=result("folds/fold{fold}.train.parquet"),
-        patients=result("folds/fold{fold}.test.parquet"),
+        table=model_table("train"),
+        patients=model_table("test"),
+        search=search_results,
         weights=result("models/{model}/fold{fold}_seed{seed}.safetensors"),
         settings=result("models/{model}/fold{fold}_seed{seed}.json"),
     output:

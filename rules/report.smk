@@ -58,12 +58,16 @@ if DIAGNOSIS:
     rule figures_diagnosis:
         """Draw the results of the diagnosis track."""
         input:
+            **{f"metrics_{task}": metrics_files(task) for task in TASKS},
+            **{
+                f"missing_{task}": result(f"metrics/{task}/missing.parquet")
+                for task in PARTIAL
+            },
             patients=result("cohort/patients.parquet"),
             inventory=result("inventory.parquet"),
             histories=trained(
                 result("models/{model}/fold{fold}_seed{seed}.history.parquet")
             ),
-            metrics=rules.metrics.output,
         output:
             *figures(CURVES, "svg", "Diagnosis"),
         log:

@@ -54,27 +54,28 @@ CASES = {
         epochs: 3""",
     ),
     "ambiguous": (
-        "parity: true",
-        "config: unknown key 'parity'; keys of this name are folds.parity, "
-        "diagnosis.models.NAME.parity; move it "
-        "or delete it",
+        "weight_decay: 0.2",
+        "config: unknown key 'weight_decay'; keys of this name are "
+        "imaging.finder.training.weight_decay, diagnosis.training.weight_decay, "
+        "diagnosis.search.weight_decay; move it or delete it",
     ),
     "nothing near": (
         "diagnosis: {models: {a: {xyz: 1}}}",
         "config: unknown key 'diagnosis.models.a.xyz'; delete it or use one of the keys of "
         "'diagnosis.models.a': "
-        "modalities, smil, cmsa, hidden, dropout, standardise, parity",
+        "kind, modalities, task, ordinal, encoders, width, smil, om_bag, im_bag, cmsa, absent, "
+        "modality_dropout, hidden, dropout, standardise, loss, parity",
     ),
     "nothing near at the top": (
         "stuff: 1",
         "config: unknown key 'stuff'; delete it or use one of the keys of the configuration: run, "
         "cohort, phantom, "
-        "imaging, folds, encoder, diagnosis, few_shot, evaluation, report",
+        "imaging, folds, encoder, encoders, diagnosis, few_shot, evaluation, report",
     ),
     "a number as key": (
         "folds: {5: 1}",
-        "config: unknown key 'folds.5'; delete it or use one of the keys of 'folds': n_splits, "
-        "validation_fraction, stratify_by_site, parity",
+        "config: unknown key 'folds.5'; delete it or use one of the keys of 'folds': protocol, "
+        "n_splits, repeats, sites, validation_fraction, stratify_by_site",
     ),
     "wrong choice": (
         "imaging: {stain: {method: macenk}}",
@@ -184,9 +185,8 @@ Write:
     ),
     "text for a section": (
         "folds: five",
-        "config: section 'folds' holds 'five'; give it keys (n_splits, validation_fraction, "
-        "stratify_by_site, "
-        "parity), indented below it, or delete the line",
+        "config: section 'folds' holds 'five'; give it keys (protocol, n_splits, repeats, sites, "
+        "validation_fraction, stratify_by_site), indented below it, or delete the line",
     ),
     "name with a blank": (
         "diagnosis: {models: {my model: {}}}",
@@ -269,15 +269,61 @@ def test_stain_augmentation_needs_a_trainable_encoder():
     assert load_config({**raw, "encoder": {"trainable": "last"}}).diagnosis.training.stain_augmentation == 0.5
 
 
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (
+            {"folds": {"repeats": 2, "protocol": "leave_one_site_out"}},
+            "config: folds.repeats: protocol leave_one_site_out has one way to split only; set repeats: 1",
+        ),
+        (
+            {"diagnosis": {"search": {"trials": 5}}},
+            "config: diagnosis.search.trials: there is nothing to search; give a range, such as "
+            "'learning_rate: [0.00001, 0.001]', or set trials: 0",
+        ),
+        (
+            {"diagnosis": {"models": {"a": {"modalities": ["OM", "OM"]}}}},
+            "config: diagnosis.models.a.modalities: a modality is named twice; keep one of them",
+        ),
+    ],
+)
+def test_keys_of_a_section_that_do_not_fit(raw, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config(raw)
+    assert str(caught.value) == message
+
+
+def test_folds_are_counted_before_any_job():
+    assert load_config({"folds": {"n_splits": 4, "repeats": 3}}).folds.count([]) == 12
+    left_out = load_config({"folds": {"protocol": "leave_one_site_out"}}).folds
+    assert left_out.count(["a", "b"]) == 2
+    assert (left_out.repeat_of(7), left_out.least_patients) == (0, 2)
+    assert load_config({"folds": {"n_splits": 4, "repeats": 3}}).folds.repeat_of(7) == 1
+
+
+def test_models_by_task():
+    models = {
+        "a": {},
+        "s": {"task": "stage", "modalities": ["IM", "TEM"]},
+        "one": {"modalities": ["OM"]},
+        "table": {"kind": "logistic_regression"},
+    }
+    diagnosis = load_config({"diagnosis": {"models": models}}).diagnosis
+    assert diagnosis.tasks == ["disease", "stage"]
+    assert list(diagnosis.models_of("disease")) == ["a", "one", "table"]
+    assert diagnosis.partial_of("disease") == ["a"]
+    assert diagnosis.partial_of("stage") == ["s"]
+
+
 def test_the_published_split_needs_another_selection():
     message = (
         "config: diagnosis.training.selection: validation_loss needs validation patients, which the "
-        "published split (folds.parity: true) does not have; set 'selection: last'"
+        "published split (folds.protocol: published) does not have; set 'selection: last'"
     )
     with pytest.raises(ConfigError) as caught:
-        load_config({"folds": {"parity": True}})
+        load_config({"folds": {"protocol": "published"}})
     assert str(caught.value) == message
-    load_config({"folds": {"parity": True}, "diagnosis": {"training": {"selection": "last"}}})
+    load_config({"folds": {"protocol": "published"}, "diagnosis": {"training": {"selection": "last"}}})
 
 
 def test_all_problems_come_at_once():
@@ -316,12 +362,14 @@ def test_defaults_and_values():
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("folds.n_splits", "folds.n_splits: whole number, at least 2; default: `5`. Outer folds."),
         (
-            "diagnosis.models.any.smil.variant",
-            "diagnosis.models.any.smil.variant: one of `distance`, `sum`; default: `distance`. The "
-            "two published "
-            "variants.",
+            "folds.n_splits",
+            "folds.n_splits: whole number, at least 2; default: `5`. Outer folds (not `leave_one_site_out`).",
+        ),
+        (
+            "diagnosis.models.any.cmsa.heads",
+            "diagnosis.models.any.cmsa.heads: whole number, at least 1; default: `4`. Attention heads; "
+            "they must divide the model's channels.",
         ),
         ("imaging.stain", "imaging.stain: section. Stain normalisation."),
         (
@@ -346,7 +394,7 @@ def test_field_help(path, text):
         ("fold.n_splits", "config: there is no key 'fold'; did you mean 'folds'?"),
         (
             "diagnosis.models.a.qqq",
-            "config: there is no key 'diagnosis.models.a.qqq'; the keys are modalities, smil",
+            "config: there is no key 'diagnosis.models.a.qqq'; the keys are kind, modalities, task",
         ),
         ("folds.n_splits.x", "config: there is no key 'folds.n_splits.x'"),
     ],

@@ -9,13 +9,14 @@ def explain(inputs, config: dict, model: str, fold: int, seed: int, threads: int
     from glomflow.config import Config
     from glomflow.tables import TEST, TRAINING, read_table
     from glomflow.training.explain import explain_fold
+    from glomflow.training.search import apply_search_files
     from glomflow.training.stores import stores_from_files
 
     return explain_fold(
         read_table(inputs.patients, TEST)["patient"].tolist(),
         read_table(inputs.table, TRAINING),
         stores_from_files(dict(inputs.items())),
-        Config(**config),
+        apply_search_files(Config(**config), model, inputs.search),
         model,
         fold,
         seed,

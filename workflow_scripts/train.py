@@ -9,12 +9,13 @@ def train(inputs, config: dict, model: str, seed: int, outputs, checkpoint: Path
     from glomflow.config import Config
     from glomflow.tables import TRAINING, read_table
     from glomflow.training.fit import train_fold
+    from glomflow.training.search import apply_search_files
     from glomflow.training.stores import stores_from_files
 
     train_fold(
         read_table(inputs.table, TRAINING),
         stores_from_files(dict(inputs.items())),
-        Config(**config),
+        apply_search_files(Config(**config), model, inputs.search),
         model,
         seed,
         out=Path(outputs.weights),

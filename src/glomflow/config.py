@@ -128,6 +128,18 @@ class Diagnosis(Section):
         """Returns the loss that a model is trained with."""
         return self.models[model].loss or self.loss
 
+    def models_of(self, task: str) -> dict[str, Model]:
+        """Returns the models of a task by name; its others are compared with its first."""
+        return {name: model for name, model in self.models.items() if model.task == task}
+
+    def partial_of(self, task: str) -> list[str]:
+        """Returns the networks of a task that see several modalities, so that some can be missing."""
+        return [
+            name
+            for name, model in self.models_of(task).items()
+            if len(model.modalities) > 1 and model.kind not in TabularKinds
+        ]
+
     @property
     def tasks(self) -> list[str]:
         """The tasks of the models, in the order of their first model."""
@@ -185,6 +197,11 @@ class Evaluation(Section):
     bootstrap: Annotated[int, Field(ge=100)] = Field(2000, description="Bootstrap resamples of patients.")
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = Field(0.95, description="Level of the intervals.")
     ece_bins: Count = Field(15, description="Bins of the expected calibration error.")
+    missing_curve: bool = Field(
+        True,
+        description="Predict test patients from every subset of their modalities as well: accuracy over the "
+        "rate of missing modalities.",
+    )
 
 
 class Report(Section):

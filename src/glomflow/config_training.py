@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -33,6 +34,23 @@ class Folds(Section):
     stratify_by_site: bool = Field(
         True, description="Spread sites over the folds where their numbers allow it."
     )
+
+    def count(self, sites: Sequence[str]) -> int:
+        """Returns the number of outer folds, repeats included.
+
+        Args:
+            sites: The sites of the cohort; they count for ``leave_one_site_out`` alone.
+        """
+        return len(sites) if self.protocol == "leave_one_site_out" else self.n_splits * self.repeats
+
+    def repeat_of(self, fold: int) -> int:
+        """Returns the repeat that an outer fold belongs to."""
+        return fold // self.n_splits if self.protocol == "nested" else 0
+
+    @property
+    def least_patients(self) -> int:
+        """Fewest patients that a class may have."""
+        return 2 if self.protocol == "leave_one_site_out" else self.n_splits
 
     @model_validator(mode="after")
     def _repeats_are_dealt(self) -> Self:

@@ -14,6 +14,10 @@ class GlomflowError(Exception):
     """A problem that the user can mend; the message says how."""
 
 
+class DivergedError(GlomflowError):
+    """A training whose loss is no longer finite."""
+
+
 class ConfigError(GlomflowError):
     """The configuration holds an unknown key or a value that cannot be used."""
 

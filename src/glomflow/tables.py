@@ -193,7 +193,8 @@ CROPS: Schema = {
 }
 
 FOLDS: Schema = {
-    "fold": Column("int64", "outer fold, from 0"),
+    "fold": Column("int64", "outer fold, from 0; numbers run on over repeats"),
+    "repeat": Column("int64", "repeat of the cross-validation, from 0"),
     "patient": Column("string", "patient identifier"),
     "split": Column("string", "train, validation or test"),
 }
@@ -201,12 +202,12 @@ FOLDS: Schema = {
 TRAINING: Schema = {
     "patient": Column("string", "patient identifier"),
     "split": Column("string", "train or validation"),
-    "label": Column("string", "diagnosis"),
+    "label": Column("string", "what is to be learned: the diagnosis, or the stage"),
 }
-"""What a training job gets of a fold: there is no test patient in it."""
+"""What a training job gets of a fold and task: there is no test patient in it."""
 
 TEST: Schema = {"patient": Column("string", "patient identifier")}
-"""What a prediction job gets of a fold."""
+"""What a prediction job gets of a fold and task."""
 
 EXCLUDED: Schema = {
     "patient": Column("string", "patient identifier"),
@@ -221,7 +222,21 @@ PREDICTIONS: Schema = {
     "predicted": Column("string", "class of highest probability"),
     "modalities": Column("string", "modalities that the patient had, joined by '+'"),
 }
-"""One row per patient, model and seed; plus ``p_<class>`` columns, probabilities that sum to 1."""
+"""One row per patient, model, repeat and seed; plus ``p_<class>`` columns, probabilities that sum to 1."""
+
+SUBSETS: Schema = {
+    "patient": Column("string", "patient identifier"),
+    "model": Column("string", "name of the model in the configuration"),
+    "fold": Column("int64", "outer fold"),
+    "seed": Column("int64", "training seed"),
+    "subset": Column("string", "modalities shown to the model, joined by '+' in the order OM, IM, TEM"),
+}
+"""Test patients predicted from fewer modalities than they have; plus ``p_<class>`` columns.
+
+One row per patient, model, fold, seed and non-empty subset of those of the model's modalities that the
+patient has; the longest subset is all of these. Patients who have none of them have no row; models of one
+modality and those fitted to pooled features are left out.
+"""
 
 INSTANCES: Schema = {
     "patient": Column("string", "patient identifier"),

@@ -5,17 +5,20 @@ import itertools
 import pandas as pd
 import pytest
 
-from glomflow.cohort.folds import check_folds, eligible_patients, fold_digest, make_folds
+from glomflow.cohort import folds as library
+from glomflow.cohort.folds import (
+    check_folds,
+    check_task,
+    eligible_patients,
+    fold_digest,
+    inner_folds,
+    task_patients,
+)
+from glomflow.config import Folds
 from glomflow.errors import GlomflowError
 from glomflow.tables import FOLDS, INVENTORY, write_table
 
-SETTINGS = {
-    "n_splits": 5,
-    "validation_fraction": 0.2,
-    "stratify_by_site": True,
-    "parity": False,
-    "seed": 1,
-}
+SETTINGS = {"n_splits": 5, "validation_fraction": 0.2, "stratify_by_site": True}
 
 
 def cohort(counts: dict[tuple[str, str], int]) -> pd.DataFrame:
@@ -26,6 +29,10 @@ def cohort(counts: dict[tuple[str, str], int]) -> pd.DataFrame:
         for number in range(count)
     ]
     return pd.DataFrame(rows)
+
+
+def make_folds(patients: pd.DataFrame, *, seed: int = 1, **settings) -> pd.DataFrame:
+    return library.make_folds(patients, Folds(**settings), seed=seed)
 
 
 def inventory_of(patients: pd.DataFrame, **columns) -> pd.DataFrame:
@@ -118,9 +125,9 @@ def test_sites_can_be_left_out_and_may_be_unknown():
         check_folds(folds, patients, inventory_of(patients))
 
 
-def test_parity_is_the_published_split():
+def test_the_published_split():
     patients = cohort({("A", "x"): 10})
-    folds = make_folds(patients, **{**SETTINGS, "parity": True})
+    folds = make_folds(patients, **{**SETTINGS, "protocol": "published"})
     tested = folds[folds["split"] == "test"].groupby("fold")["patient"].agg(list).tolist()
     expected = [[2, 8], [5, 6], [1, 3], [0, 7], [4, 9]]
     assert tested == [[f"A-x-{number}" for number in numbers] for numbers in expected]
@@ -128,12 +135,12 @@ def test_parity_is_the_published_split():
     with pytest.raises(
         GlomflowError, match=r"folds: 3 usable patients, fewer than the 5 folds; set folds\.n_splits"
     ):
-        make_folds(patients.head(3), **{**SETTINGS, "parity": True})
+        make_folds(patients.head(3), **{**SETTINGS, "protocol": "published"})
 
 
 def test_the_table_fits_its_schema(tmp_path):
-    for parity in (True, False):
-        write_table(tmp_path / "folds.parquet", make_folds(PATIENTS, **{**SETTINGS, "parity": parity}), FOLDS)
+    for protocol in ("published", "nested"):
+        write_table(tmp_path / "folds.parquet", make_folds(PATIENTS, protocol=protocol), FOLDS)
 
 
 def test_too_few_patients_of_a_class():
@@ -198,7 +205,7 @@ def test_broken_folds_are_refused():
     moved.loc[moved["patient"] == name, "split"] = "train"
     with pytest.raises(GlomflowError, match=f"patient '{name}' is a test patient 0 times instead of once"):
         check_folds(moved, PATIENTS, inventory)
-    twice = pd.concat([folds, pd.DataFrame({"fold": [0], "patient": [name], "split": ["test"]})])
+    twice = pd.concat([folds, pd.DataFrame({"fold": [0], "repeat": 0, "patient": [name], "split": ["test"]})])
     with pytest.raises(GlomflowError, match=f"patient '{name}' is in two splits of fold 0"):
         check_folds(twice, PATIENTS, inventory)
     lacking = folds[~((folds["patient"] == name) & (folds["split"] == "train") & (folds["fold"] < 2))]
@@ -221,3 +228,100 @@ def test_no_patient_slide_or_file_crosses_a_split():
             itertools.combinations(parts, 2), ("patient", "slide", "sha256")
         ):
             assert not set(one[column]) & set(other[column])
+
+
+def test_repeats_deal_afresh_and_are_checked_each():
+    folds = make_folds(PATIENTS, **SETTINGS, repeats=3)
+    assert sorted(folds["fold"].unique()) == list(range(15))
+    assert (folds["repeat"] == folds["fold"] // 5).all()
+    check_folds(folds, PATIENTS, inventory_of(PATIENTS))
+    once = make_folds(PATIENTS, **SETTINGS)
+    pd.testing.assert_frame_equal(folds[folds["repeat"] == 0].reset_index(drop=True), once)
+    tests = folds[folds["split"] == "test"]
+    dealt = tests.assign(k=tests["fold"] % 5).pivot(index="patient", columns="repeat", values="k")
+    assert (dealt[0] != dealt[1]).mean() > 0.5
+    assert (dealt[1] != dealt[2]).mean() > 0.5
+    broken = folds.copy()
+    broken.loc[(folds["patient"] == "MN-b-0") & (folds["repeat"] == 2), "split"] = "train"
+    with pytest.raises(GlomflowError, match="'MN-b-0' is a test patient 0 times instead of once of a repeat"):
+        check_folds(broken, PATIENTS, inventory_of(PATIENTS))
+    with pytest.raises(GlomflowError, match="fold 0 belongs to 2 repeats"):
+        check_folds(folds.assign(repeat=folds.index % 2), PATIENTS, inventory_of(PATIENTS))
+
+
+def test_stages_spread_evenly():
+    patients = PATIENTS.copy()
+    staged = patients["label"] == "MN"
+    patients.loc[staged, "stage"] = (["I"] * 9 + ["II"] * 7 + ["III"] * 6)[: staged.sum()]
+    folds = splits(make_folds(patients, **SETTINGS), patients)
+    tests = folds[folds["split"] == "test"]
+    for by in (["label"], ["stage"]):
+        counts = tests.groupby(["fold", *by]).size().unstack(by, fill_value=0)
+        assert (counts.max() - counts.min()).max() <= 1
+    trained = folds[folds["split"] == "validation"].groupby("fold")["stage"].nunique()
+    assert (trained >= 2).all()
+
+
+def test_tasks():
+    patients = PATIENTS.copy()
+    patients.loc[patients["label"] == "MN", "stage"] = ["I", "II"] * 11
+    patients.loc[60, "stage"] = None
+    assert task_patients(patients, "disease") is patients
+    staged = task_patients(patients, "stage")
+    assert staged["label"].value_counts().to_dict() == {"I": 10, "II": 11}
+    folds = make_folds(patients, **SETTINGS)
+    check_task(folds, staged, ["I", "II"], "stage")
+    with pytest.raises(
+        GlomflowError,
+        match="task stage: no training patient of fold 0 is of class 'III', of which there are 0 usable",
+    ):
+        check_task(folds, staged, ["I", "II", "III"], "stage")
+
+
+def test_each_site_is_left_out_once():
+    patients = cohort({("A", "x"): 6, ("B", "x"): 5, ("A", "y"): 7, ("B", "y"): 1, ("B", "z"): 9})
+    folds = splits(make_folds(patients, protocol="leave_one_site_out"), patients)
+    tests = folds[folds["split"] == "test"]
+    assert tests.groupby("fold")["site"].unique().map(list).tolist() == [["x"], ["y"], ["z"]]
+    check_folds(make_folds(patients, protocol="leave_one_site_out"), patients, inventory_of(patients))
+    rest = folds[(folds["fold"] == 0) & (folds["split"] != "test")]
+    assert set(rest["site"]) == {"y", "z"}
+    drawn = rest[rest["split"] == "validation"]
+    assert drawn["label"].value_counts().to_dict() == {"A": 1, "B": 2}
+    ordered = make_folds(patients, protocol="leave_one_site_out", sites=["z", "x", "y"])
+    first = ordered[(ordered["fold"] == 0) & (ordered["split"] == "test")]
+    assert first["patient"].str.startswith("B-z").all()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sites", "message"),
+    [
+        (lambda rows: rows, ["x"], "site 'y' has 8 patients but is not in folds.sites; add it there or take"),
+        (
+            lambda rows: rows,
+            ["x", "y", "w"],
+            "site 'w' has no usable patient; the cohort's sites are x, y: list those",
+        ),
+        (lambda rows: rows.assign(site="x"), [], "leave_one_site_out needs at least two sites"),
+        (lambda rows: rows.assign(site=None), [], r"patient 'A-x-0' has no site \(19 such\); fill column"),
+        (
+            lambda rows: rows[~((rows["label"] == "A") & (rows["site"] == "y"))],
+            [],
+            "class 'A' occurs at site 'x' alone, so that there is nothing to learn it from",
+        ),
+    ],
+)
+def test_sites_that_cannot_be_left_out(spoil, sites, message):
+    patients = cohort({("A", "x"): 6, ("B", "x"): 5, ("A", "y"): 3, ("B", "y"): 5})
+    with pytest.raises(GlomflowError, match=f"(?s)folds: .*{message}"):
+        make_folds(spoil(patients), protocol="leave_one_site_out", sites=sites)
+
+
+def test_inner_folds_hold_every_patient_once():
+    table = pd.DataFrame({"patient": [f"p{n}" for n in range(12)], "label": ["A", "B"] * 6, "split": "train"})
+    tables = inner_folds(table, 3, key="k")
+    held_out = [inner[inner["split"] == "validation"] for inner in tables]
+    assert sorted(pd.concat(held_out)["patient"]) == sorted(table["patient"])
+    assert all(part["label"].value_counts().to_dict() == {"A": 2, "B": 2} for part in held_out)
+    with pytest.raises(GlomflowError, match=r"inner_splits: class 'A' has 6 patients outside a test fold"):
+        inner_folds(table, 7, key="k")

@@ -51,6 +51,7 @@ class Cohort:
                 "model": model,
                 "fold": 0,
                 "seed": 0,
+                "modality": "TEM",
                 "crop": self.crops["crop"],
                 "rank": np.tile(np.arange(4), size),
                 "weight": np.tile(weights, size),

@@ -135,3 +135,24 @@ def test_weights_of_another_length() -> None:
 def test_zero_feature_is_named() -> None:
     with pytest.raises(GlomflowError, match="text feature of row 1 is zero"):
         metrics.alignment([[1.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]], [0])
+
+
+def test_ordered_metrics_by_hand() -> None:
+    counts = np.array([[2.0, 1.0, 0.0], [0.0, 2.0, 0.0], [1.0, 0.0, 2.0]])
+    assert metrics.absolute_error(counts) == pytest.approx((1 + 2) / 8)
+    # Observed 1 * 1 + 1 * 4; expected from rows 3, 2, 3 and columns 3, 3, 2.
+    expected = (3 * 3 + 3 * 2 * 4 + 2 * 3 + 2 * 2 + 3 * 3 * 4 + 3 * 3) / 8
+    assert metrics.quadratic_kappa(counts) == pytest.approx(1 - 5 / expected)
+    assert metrics.quadratic_kappa(np.stack([counts, np.diag([1.0, 1, 1])])).tolist()[1] == 1
+    assert np.isnan(metrics.quadratic_kappa(np.diag([4.0, 0, 0])))
+
+
+def test_quadratic_kappa_agrees_with_scikit_learn() -> None:
+    from sklearn.metrics import cohen_kappa_score
+
+    labels, scores = _random(60, 4, seed=3)
+    values = metrics.evaluate(labels, scores, ordered=True)
+    expected = cohen_kappa_score(labels, scores.argmax(axis=1), weights="quadratic")
+    assert values["quadratic_kappa"] == pytest.approx(expected)
+    assert list(values)[-2:] == list(metrics.ORDERED_METRICS)
+    assert "quadratic_kappa" not in metrics.evaluate(labels, scores)

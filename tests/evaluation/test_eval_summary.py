@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from glomflow.config import Config, Diagnosis, Evaluation, Model
+from glomflow.config import Config, Diagnosis, Evaluation, Folds, Model
 from glomflow.errors import GlomflowError
 from glomflow.evaluation import metrics
+from glomflow.evaluation.intervals import bootstrap, metric_intervals
 from glomflow.evaluation.summary import SUMMARY_FILES, Summary, ceilings, roc_curve, summarise
 from glomflow.evaluation.summary_schemas import TABLES
 
@@ -54,7 +55,7 @@ def test_pooled_is_the_mean_over_seeds_with_its_ceiling(summary, make_patients, 
     rows = summary.pooled.set_index(["model", "metric"])
     area = rows.loc[("full", "macro_auc")]
     assert area["value"] == pytest.approx(np.mean(values))
-    assert area["sd_seeds"] == pytest.approx(np.std(values))
+    assert area["sd_replicates"] == pytest.approx(np.std(values))
     assert np.isnan(area["ceiling"])
     assert rows.loc[("full", "accuracy"), "ceiling"] == 0.99
     assert rows.loc[("tem", "accuracy"), "realised_ceiling"] == 0.86
@@ -91,6 +92,7 @@ def test_strata_hold_every_patient_once(summary) -> None:
         ("site", "south"): 15,
         ("modalities", "complete"): 28,
         ("modalities", "incomplete"): 2,
+        ("missing", "TEM"): 2,
     }
 
 
@@ -150,3 +152,68 @@ def test_reading_an_unfinished_summary_names_the_file(summary, tmp_path) -> None
     (tmp_path / "roc.parquet").unlink()
     with pytest.raises(GlomflowError, match=r"missing roc\.parquet"):
         Summary.read(tmp_path)
+
+
+def test_repeats_keep_their_folds_and_are_averaged(make_patients, make_predictions) -> None:
+    config = Config(
+        folds=Folds(repeats=2),
+        evaluation=Evaluation(bootstrap=100),
+        diagnosis=Diagnosis(models={"full": Model()}),
+    )
+    first, second = make_predictions(draw=1), make_predictions(draw=2)
+    second["fold"] += 5
+    found = summarise(pd.concat([first, second], ignore_index=True), make_patients(), config, None)
+    assert found.models[["seeds", "repeats"]].to_numpy().tolist() == [[1, 2]]
+    assert found.per_fold["repeat"].tolist() == [0] * 5 + [1] * 5
+    assert found.per_fold["fold"].tolist() == list(range(10))
+    labels = np.arange(30) % 3
+    values = [
+        float(metrics.accuracy(labels, rows[["p_IgAN", "p_MN", "p_LN"]].to_numpy()))
+        for rows in (first, second)
+    ]
+    row = found.pooled.set_index("metric").loc["accuracy"]
+    assert row["value"] == pytest.approx(np.mean(values))
+    assert row["sd_replicates"] == pytest.approx(np.std(values))
+    assert found.confusion["count"].sum() == pytest.approx(30)
+    assert sorted(found.roc["repeat"].unique()) == [0, 1]
+    assert found.settings["repeats"] == 2
+
+
+def test_stages_are_ordered(make_patients, make_predictions, tmp_path) -> None:
+    config = Config(
+        evaluation=Evaluation(bootstrap=100),
+        diagnosis=Diagnosis(
+            models={"mn": Model(task="stage"), "other": Model(task="stage"), "full": Model()}
+        ),
+    )
+    names = {"IgAN": "I", "MN": "II", "LN": "III"}
+    rows = pd.concat([make_predictions(model="mn", skill=3.0), make_predictions(model="other", draw=4)])
+    rows = rows.rename(columns={f"p_{old}": f"p_{new}" for old, new in names.items()})
+    rows["predicted"] = rows["predicted"].map(names)
+    patients = make_patients()
+    staged = patients.assign(label=patients["label"].map(names))
+    found = summarise(rows.reset_index(drop=True), staged, config, PHANTOM, "stage")
+    assert found.models["model"].tolist() == ["mn", "other"]
+    assert found.models["ceiling"].isna().all()
+    cells = found.pooled.set_index(["model", "metric"])
+    assert (
+        -1 <= cells.loc[("mn", "quadratic_kappa"), "lower"] <= cells.loc[("mn", "quadratic_kappa"), "value"]
+    )
+    assert cells.loc[("mn", "absolute_error"), "value"] >= 0
+    assert found.comparisons["metric"].tolist()[-2:] == ["quadratic_kappa", "absolute_error"]
+    assert found.mean_sd["metric"].nunique() == 7
+    found.write(tmp_path)
+    assert Summary.read(tmp_path).settings["classes"] == ["I", "II", "III"]
+
+
+def test_a_perfect_stage_model_has_open_intervals(make_patients) -> None:
+    labels = np.arange(30) % 3
+    scores = np.eye(3)[labels][None]
+    settings = Evaluation(bootstrap=100)
+    draws = bootstrap(labels, {"m": scores}, settings, seed=0, ordered=True)["m"]
+    found = metric_intervals(labels, scores, draws, settings, ordered=True)
+    kappa, error = found["quadratic_kappa"], found["absolute_error"]
+    assert (kappa.value, kappa.upper, kappa.method) == (1, 1, "score")
+    assert 0.6 < kappa.lower < 1
+    assert (error.value, error.lower, error.method) == (0, 0, "score")
+    assert 0 < error.upper < 0.3

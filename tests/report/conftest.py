@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from glomflow.cohort.folds import fold_digest, make_folds
-from glomflow.config import Cohort, Config, Diagnosis, Evaluation, FewShot, Model, Run, Smil
+from glomflow.cohort.folds import fold_digest, make_folds, task_patients
+from glomflow.config import Cohort, Config, Diagnosis, Evaluation, FewShot, Folds, Model, Run, Smil
 from glomflow.evaluation.draws import draw_shots
 from glomflow.evaluation.few_shot_summary import few_shot_summary
 from glomflow.evaluation.instances import HITS
+from glomflow.evaluation.missing import MISSING, RATES
 from glomflow.evaluation.summary import summarise
 from glomflow.files import write_json
 from glomflow.report.page import ReportInputs
@@ -54,6 +55,8 @@ def made_up_config(**evaluation) -> Config:
                 "im": Model(modalities=["IM"]),
                 "tem": Model(modalities=["TEM"]),
                 "cmus_net_sum": Model(smil=Smil(variant="sum")),
+                "stage_ordinal": Model(task="stage", ordinal=True),
+                "stage_plain": Model(task="stage"),
             }
         ),
         few_shot=FewShot(shots=[1, 2, 4, 8], runs=4),
@@ -68,7 +71,7 @@ def made_up_patients(count: int = 60) -> pd.DataFrame:
             "patient": [f"P{value:03d}" for value in number],
             "label": [CLASSES[value % 3] for value in number],
             "site": [["north", "south", "west"][value // 3 % 3] for value in number],
-            "stage": None,
+            "stage": [["I", "II", "III"][value // 9 % 3] if value % 3 == 1 else None for value in number],
             "shard": number % 2,
         }
     )
@@ -126,26 +129,42 @@ def spoil(frame: pd.DataFrame, image: str, status: str, reason: str) -> None:
     frame.loc[frame["image"] == image, ["status", "reason"]] = [status, reason]
 
 
-def made_up_predictions(patients: pd.DataFrame, folds: pd.DataFrame, config: Config) -> pd.DataFrame:
+def made_up_predictions(
+    patients: pd.DataFrame, folds: pd.DataFrame, config: Config, task: str = "disease"
+) -> pd.DataFrame:
     rng = np.random.default_rng(3)
     test = folds[folds["split"] == "test"].set_index("patient")["fold"]
-    truth = patients["label"].map(CLASSES.index).to_numpy()
+    classes = config.classes_of(task)
+    truth = patients["label"].map(classes.index).to_numpy()
     frames = []
-    for model in config.diagnosis.models:
-        guess = np.where(rng.random(len(truth)) < SKILL[model], truth, rng.integers(0, 3, len(truth)))
+    for model in config.diagnosis.models_of(task):
+        guess = np.where(
+            rng.random(len(truth)) < SKILL.get(model, 0.6), truth, rng.integers(0, 3, len(truth))
+        )
         logits = rng.normal(0, 0.8, (len(truth), 3))
         logits[np.arange(len(truth)), guess] += 2.2
         scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         frame = pd.DataFrame({"patient": patients["patient"], "model": model})
         frame["fold"] = frame["patient"].map(test).to_numpy()
         frame["seed"] = 0
-        frame["predicted"] = [CLASSES[k] for k in scores.argmax(axis=1)]
+        frame["predicted"] = [classes[k] for k in scores.argmax(axis=1)]
         modalities = config.diagnosis.models[model].modalities
         frame["modalities"] = "+".join(modalities)
         frame.loc[frame["patient"] == "P004", "modalities"] = "IM+TEM"
-        frame[[f"p_{name}" for name in CLASSES]] = scores
+        frame[[f"p_{name}" for name in classes]] = scores
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
+
+
+def made_up_missing(config: Config, task: str) -> pd.DataFrame:
+    rows = [
+        {"model": model, "rate": rate, "metric": metric, "value": 0.9 - rate / 3, "patients": 59}
+        for model in config.diagnosis.partial_of(task)
+        for metric in ("accuracy", "balanced_accuracy")
+        for rate in RATES
+    ]
+    frame = pd.DataFrame(rows)
+    return frame.assign(lower=frame["value"] - 0.1, upper=frame["value"] + 0.05)
 
 
 def made_up_crops(inventory: pd.DataFrame, modality: str, lesions: bool = False) -> pd.DataFrame:
@@ -215,7 +234,7 @@ def made_up_histories(folder: Path, config: Config) -> list[tuple[str, int, int,
     rng = np.random.default_rng(6)
     epochs = np.arange(1, 41)
     files = []
-    for model in config.diagnosis.models:
+    for model in config.diagnosis.models_of("disease"):
         for fold in range(5):
             train = 2.2 * np.exp(-epochs / 12) + 0.3 + rng.normal(0, 0.02, 40)
             held_out = 2.2 * np.exp(-epochs / 10) + 0.6 + 0.006 * epochs + rng.normal(0, 0.05, 40)
@@ -244,9 +263,7 @@ def make_run(folder: Path) -> MadeUpRun:
     patients = made_up_patients()
     inventory = made_up_inventory(patients, np.random.default_rng(2))
     eligible = patients[patients["patient"] != "P017"].reset_index(drop=True)
-    folds = make_folds(
-        eligible, n_splits=5, validation_fraction=0.2, stratify_by_site=True, parity=False, seed=1
-    )
+    folds = make_folds(eligible, Folds(), seed=1)
     predictions = made_up_predictions(eligible, folds, config)
     truth = {
         "ceilings": CEILINGS,
@@ -263,6 +280,11 @@ def make_run(folder: Path) -> MadeUpRun:
     for name, frame in crops.items():
         write_table(folder / f"{name}.parquet", frame, CROPS)
     summarise(predictions, eligible, config, truth).write(folder / "summary")
+    staged = task_patients(eligible, "stage")
+    told = made_up_predictions(staged, folds, config, "stage")
+    summarise(told, staged, config, truth, "stage").write(folder / "stage")
+    for task in ("disease", "stage"):
+        write_table(folder / f"missing_{task}.parquet", made_up_missing(config, task), MISSING)
     made_up_few_shot(crops["OM"], config).write(folder / "few_shot")
     write_table(folder / "hits.parquet", made_up_hits(), HITS)
     inputs = ReportInputs(
@@ -276,6 +298,8 @@ def make_run(folder: Path) -> MadeUpRun:
         folds_json=folder / "folds.json",
         histories=made_up_histories(folder, config),
         summary_dir=folder / "summary",
+        stage_dir=folder / "stage",
+        missing={task: folder / f"missing_{task}.parquet" for task in ("disease", "stage")},
         deposit_hits=folder / "hits.parquet",
         phantom=folder / "phantom.json",
         few_shot_dir=folder / "few_shot",

@@ -126,6 +126,7 @@ def bag(patient: str, model: str = "cmus_net", seed: int = 0) -> pd.DataFrame:
             "model": model,
             "fold": 0,
             "seed": seed,
+            "modality": "TEM",
             "crop": ["c0", "c1", "c2"],
             "rank": [0, 1, 2],
             "weight": [0.2, 0.0, 1.0],
@@ -148,7 +149,9 @@ def test_instances_are_by_weight_with_their_deposits(tmp_path):
     Image.fromarray(mask).save(tmp_path / "mask.png")
     rows = crop_rows(["P1"] * 3, "TEM")
     instances = pd.concat([bag("P1"), bag("P1", seed=1), bag("P1", model="other")], ignore_index=True)
-    predictions = pd.DataFrame({"patient": ["P1"], "model": ["cmus_net"], "seed": [0], "predicted": ["LN"]})
+    predictions = pd.DataFrame(
+        {"patient": ["P1"], "model": ["cmus_net"], "fold": [0], "seed": [0], "predicted": ["LN"]}
+    )
     panels = examples.instance_examples(
         [store(rows, 1)],
         instances,
@@ -213,7 +216,9 @@ def drawable(made_up_run, tmp_path_factory) -> ReportInputs:
         (folder / thumbnail).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((12, 12), 9, np.uint8)).save(folder / thumbnail)
     tem = pd.read_parquet(stores["tem_store"][0][1])
-    instances = tem[["patient", "crop"]].assign(model="cmus_net", fold=0, seed=0, weight=0.5, kept=True)
+    instances = tem[["patient", "crop"]].assign(
+        model="cmus_net", fold=0, seed=0, modality="TEM", weight=0.5, kept=True
+    )
     instances["rank"] = instances.groupby("patient").cumcount()
     write_table(folder / "instances.parquet", instances[list(INSTANCES)], INSTANCES)
     places = tem[["image", "x", "y", "width", "height"]].reset_index(drop=True)

@@ -32,7 +32,7 @@ def confusion(counts) -> pd.DataFrame:
 def roc() -> pd.DataFrame:
     curve = pd.DataFrame({"fpr": [0.0, 0.1, 1.0], "tpr": [0.0, 0.8, 1.0]})
     return pd.concat(
-        [curve.assign(**{"class": name, "seed": seed}) for name in CLASSES for seed in (0, 1)],
+        [curve.assign(**{"class": name, "repeat": 0, "seed": seed}) for name in CLASSES for seed in (0, 1)],
         ignore_index=True,
     )
 

@@ -13,7 +13,10 @@ def test_files_are_named_by_what_they_are() -> None:
             "patients": "c/patients.parquet",
             "om_crops": ["0.npy", "1.npy"],
             "om_index": ["0.parquet", "1.parquet"],
-            "metrics": ["m/models.parquet", "m/summary.json"],
+            "metrics_disease": ["m/models.parquet", "m/summary.json"],
+            "metrics_stage": ["s/models.parquet"],
+            "missing_stage": "s/missing.parquet",
+            "searches": ["a.json", "b.json"],
             "few_shot": ["f/metrics.parquet"],
             "histories": ["h0", "h1"],
             "figures": ["figures/ablation.svg", "figures/crops_om.png"],
@@ -26,6 +29,10 @@ def test_files_are_named_by_what_they_are() -> None:
     assert inputs.om_store == [(Path("0.npy"), Path("0.parquet")), (Path("1.npy"), Path("1.parquet"))]
     assert inputs.im_store == []
     assert inputs.summary_dir == Path("m")
+    assert inputs.stage_dir == Path("s")
+    assert inputs.missing == {"stage": Path("s/missing.parquet")}
+    assert inputs.searches == [Path("a.json"), Path("b.json")]
+    assert inputs.trained == ()
     assert inputs.few_shot_dir == Path("f")
     assert inputs.histories == [("cmus_net", 0, 5, Path("h0")), ("cmus_net", 1, 5, Path("h1"))]
     assert set(inputs.figures) == {"ablation", "crops_om"}

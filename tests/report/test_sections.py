@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pandas as pd
 import pytest
 
@@ -9,14 +11,15 @@ from glomflow.config import Config, Folds, Imaging, Report, Stain
 from glomflow.evaluation.instances import HITS
 from glomflow.evaluation.summary import Summary
 from glomflow.evaluation.summary_schemas import TABLES as SUMMARY_TABLES
+from glomflow.files import write_json
 from glomflow.report import tables, tables_results
 from glomflow.report.captions import FIGURES
 from glomflow.report.gallery import MAKERS
 from glomflow.report.material import Material, ReportInputs
 from glomflow.report.numbers import NBSP
 from glomflow.report.page import sections
-from glomflow.report.sections_data import stain_section
-from glomflow.report.sections_diagnosis import verdict
+from glomflow.report.sections_data import folds_section, split_words, stain_section
+from glomflow.report.sections_diagnosis import favoured_sentences, verdict
 from glomflow.report.sections_methods import limits, methods_section
 from glomflow.tables import write_table
 
@@ -87,7 +90,7 @@ def test_one_stratum_makes_no_table(made_up_run):
 def test_a_real_cohort_has_no_ceilings(made_up_run):
     summary = Material(made_up_run.inputs, made_up_run.config).summary
     pooled = summary.pooled.assign(ceiling=float("nan"), realised_ceiling=float("nan"))
-    models = list(made_up_run.config.diagnosis.models)
+    models = list(made_up_run.config.diagnosis.models_of("disease"))
     table = tables_results.ablation_table(pooled, summary.comparisons, models, str)
     assert "ceiling by design" not in table.headers
     assert plain(table.rows[0][1]) == "0.86 (0.76–0.93)"
@@ -113,7 +116,7 @@ def test_stain_section_says_what_was_matched_to_what(made_up_run, stain, expecte
 def test_limits_follow_the_configuration(made_up_run):
     config = made_up_run.config.model_copy(
         update={
-            "folds": Folds(parity=True),
+            "folds": Folds(protocol="published"),
             "imaging": Imaging(stain=Stain(target="cohort_median")),
             "report": Report(),
         }
@@ -163,6 +166,84 @@ def test_a_single_model_has_no_comparison(made_up_run, tmp_path):
     found = {section.key: section for section in sections(inputs, made_up_run.config)}
     assert "ablation" not in found
     assert "best model" not in found["summary"].blocks[1].text
+
+
+def section_text(section) -> str:
+    """All prose and table cells of a section."""
+    parts = []
+    for block in section.blocks:
+        if block.kind == "prose":
+            parts.append(block.text)
+        elif block.kind == "table":
+            parts += [block.caption, *block.headers, *(cell for row in block.rows for cell in row)]
+        elif block.kind == "bullets":
+            parts += [word for item in block.items for word in item]
+    return plain(" | ".join(parts))
+
+
+def test_a_better_baseline_is_said_plainly(made_up_run, tmp_path):
+    summary = Summary.read(made_up_run.inputs.summary_dir)
+    rows = summary.comparisons
+    chosen = (rows["other"] == "cmus_net_sum") & (rows["metric"] == "accuracy")
+    rows.loc[chosen, ["difference", "lower", "upper", "p_holm"]] = [-0.08, -0.14, -0.02, 0.004]
+    write_json(tmp_path / "a.json", {"model_name": "cmus_net", "trained_parameters": 120000})
+    write_json(tmp_path / "b.json", {"model_name": "cmus_net_sum", "trained_parameters": 90000})
+    inputs = dataclasses.replace(made_up_run.inputs, trained=[tmp_path / "a.json", tmp_path / "b.json"])
+    material = Material(inputs, made_up_run.config)
+    [said] = favoured_sentences(material, summary)
+    assert plain(said).replace("\u202f", " ") == (
+        "cmus_net_sum beats cmus_net by +8 (2–14) points, P = 0.004 after adjustment; it has smil.variant "
+        "sum instead of distance and 90 000 trained weights instead of 120 000."
+    )
+    rows.loc[chosen, "p_holm"] = 0.2
+    assert favoured_sentences(material, summary) == [
+        "No other model is more accurate than cmus_net by more than the choice of patients explains."
+    ]
+    found = {section.key: section for section in sections(inputs, made_up_run.config)}
+    assert "120\u202f000" in section_text(found["ablation"])
+
+
+def test_stages_have_a_section_of_their_own(made_up_run):
+    found = {section.key: section for section in sections(made_up_run.inputs, made_up_run.config)}
+    text = section_text(found["stage"])
+    assert "Trained and tested on the 20 patients with a stage" in text
+    assert "quadratic κ" in text
+    assert "stages on average" in text
+    assert "quadratic" not in section_text(found["results"])
+
+
+def test_missing_modalities_have_a_section(made_up_run):
+    found = {section.key: section for section in sections(made_up_run.inputs, made_up_run.config)}
+    table = found["missing"].blocks[-1]
+    assert table.headers == ("model", "metric", "rate 0", "rate 0.3", "rate 0.6", "rate 0.9")
+    assert [row[1] for row in table.rows[:2]] == ["accuracy", "balanced accuracy"]
+
+
+def test_searched_settings_are_listed(tmp_path):
+    chosen = {"learning_rate": 0.00123, "hidden": 64}
+    done = {"chosen": chosen, "loss": 0.5, "configured_loss": 0.75, "trials": 9, "reason": ""}
+    write_json(tmp_path / "a.json", {"model": "m", "fold": 0, **done})
+    left = {"chosen": {}, "loss": None, "configured_loss": None, "trials": 0, "reason": "it tunes itself"}
+    write_json(tmp_path / "b.json", {"model": "l", "fold": 0, **left})
+    inputs = ReportInputs(searches=[tmp_path / "a.json", tmp_path / "b.json"])
+    [found] = [section for section in sections(inputs, Config()) if section.key == "search"]
+    assert found.blocks[1].rows == [("m", "0", "0.00123", "64", "0.500", "0.750")]
+    assert "not searched: it tunes itself." in section_text(found)
+
+
+@pytest.mark.parametrize(
+    ("folds", "expected"),
+    [
+        (Folds(), "5 folds, each once"),
+        (Folds(repeats=3), "3 times 5 folds, once in each"),
+        (Folds(protocol="leave_one_site_out"), "each site left out once"),
+    ],
+)
+def test_splits_in_words(made_up_run, folds, expected):
+    config = made_up_run.config.model_copy(update={"folds": folds})
+    material = Material(made_up_run.inputs, config)
+    assert split_words(material) == expected
+    assert folds_section(material).blocks[0].text
 
 
 def test_no_deposit_hits_make_no_section(made_up_run, tmp_path):

@@ -74,6 +74,35 @@ def require_sheets(folder: str | os.PathLike[str], names: Sequence[str]) -> None
         raise CohortError(problems)
 
 
+def sheet_sites(path: str | os.PathLike[str]) -> list[str]:
+    """Returns the sites that the patients' sheet names, in alphabetical order.
+
+    Args:
+        path: The sheet of patients.
+
+    Raises:
+        CohortError: The sheet cannot be read, or names no site.
+    """
+    sheet = Path(path)
+    try:
+        rows = list(csv.DictReader(io.StringIO(sheet.read_bytes().decode("utf-8-sig"))))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CohortError([Problem(sheet.name, None, None, None, f"cannot be read ({error})")]) from error
+    sites = {
+        (value or "").strip()
+        for row in rows
+        for name, value in row.items()
+        if isinstance(name, str) and name.strip() == "site"
+    }
+    if not sites - {""}:
+        advice = (
+            "no patient has a site, so that none can be left out; fill column 'site' in, or choose another "
+            "folds.protocol than leave_one_site_out"
+        )
+        raise CohortError([Problem(sheet.name, None, "site", None, advice)])
+    return sorted(sites - {""})
+
+
 def shard_rows(sheets: Sequence[str | os.PathLike[str]], shard: int, shards: int) -> str:
     """Digests the rows of the sheets that belong to a shard, so that an edit redoes that shard alone.
 

@@ -4,69 +4,180 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import pandas as pd
 
+from glomflow.config import Folds
 from glomflow.errors import GlomflowError
 from glomflow.files import sha256_json
 
-PARITY_SEED = 10
+PUBLISHED_SEED = 10
 """Seed of the published split."""
 
 _MAX_NAMED = 10
 
 
-def make_folds(
-    patients: pd.DataFrame,
-    *,
-    n_splits: int,
-    validation_fraction: float,
-    stratify_by_site: bool,
-    protocol: str,
-    seed: int,
-) -> pd.DataFrame:
+def make_folds(patients: pd.DataFrame, settings: Folds, *, seed: int) -> pd.DataFrame:
     """Assigns every patient to test, validation or train in every outer fold.
 
-    Patients of a label are ordered by site, then by a seeded hash of their identifier, and dealt
-    round the folds; each label goes on where the last one stopped. So the patients of a label, of a
-    site within a label, and of a fold as a whole differ by at most one between folds. Validation
-    patients are drawn at even distances in the same order, so that they keep the proportions of labels
-    and sites; a label with at least two patients outside the test fold has one in each of both.
+    ``nested``: patients of a label are ordered by stage, within it by site, then by a seeded hash of their
+    identifier, and dealt round the folds; each label goes on where the last one stopped. So the patients of
+    a label, of a stage within it, and of a fold as a whole differ by at most one between folds; so do those
+    of a site within a label without stages. Each repeat deals with a hash of its own.
+    ``leave_one_site_out``: fold k holds the patients of the k-th site. ``published``: unstratified, shuffled
+    k-fold over patients in sheet order with seed 10, and no validation patients.
+
+    Validation patients are drawn at even distances in the same order, so that they keep the proportions
+    of labels and sites; a label with at least two patients outside the test fold has one in each of both.
 
     Args:
-        patients: PATIENTS, one row each; with labels unless ``protocol`` is published.
-        n_splits: Outer folds; every patient is a test patient in one of them.
-        validation_fraction: Share of the patients outside the test fold, 0 to 1.
-        stratify_by_site: Whether sites are spread, too.
-        protocol: ``nested``, or ``published``: unstratified, shuffled k-fold over patients in sheet order
-            with seed 10, and no validation patients.
+        patients: PATIENTS, one row each; with labels unless the split is the published one.
+        settings: The section ``folds``.
         seed: Seed of the assignment.
 
     Returns:
         FOLDS, ordered by fold and patient.
 
     Raises:
-        GlomflowError: A patient is listed twice or lacks a label, or a class has fewer patients than
-            folds.
+        GlomflowError: A patient is listed twice or lacks a label, a class has fewer patients than
+            folds, or sites and patients do not fit each other.
     """
     again = patients.loc[patients["patient"].duplicated(), "patient"]
     if len(again):
         raise GlomflowError(f"folds: patient '{again.iloc[0]}' is listed twice; keep one row")
-    if protocol == "published":
-        return _published_folds(patients, n_splits)
-    strata = _strata(patients, n_splits, stratify_by_site)
-    test_fold = _deal(strata, n_splits, seed)
+    if settings.protocol == "published":
+        return _published_folds(patients, settings.n_splits)
     frames = []
-    for fold in range(n_splits):
-        rest = strata[strata["patient"].map(test_fold) != fold]
-        validation = _draw_validation(rest, validation_fraction, f"{seed}:{fold}")
-        split = pd.Series("train", index=strata.index, dtype="str")
-        split[strata["patient"].isin(validation)] = "validation"
-        split[strata["patient"].map(test_fold) == fold] = "test"
-        frames.append(_fold_frame(fold, strata["patient"], split))
+    for repeat in range(settings.repeats):
+        if settings.protocol == "leave_one_site_out":
+            strata = _strata(patients, 1, settings.stratify_by_site)
+            tested = site_folds(patients, settings.sites)
+        else:
+            strata = _strata(patients, settings.n_splits, settings.stratify_by_site)
+            tested = _deal(strata, settings.n_splits, f"{seed}:{repeat}" if repeat else str(seed))
+        places = strata["patient"].map(tested)
+        first = repeat * settings.n_splits
+        for fold in range(max(tested.values()) + 1):
+            split = pd.Series("train", index=strata.index, dtype="str")
+            rest = strata[places != fold]
+            drawn = _draw_validation(rest, settings.validation_fraction, f"{seed}:{first + fold}")
+            split[strata["patient"].isin(drawn)] = "validation"
+            split[places == fold] = "test"
+            frames.append(_fold_frame(first + fold, repeat, strata["patient"], split))
     return pd.concat(frames, ignore_index=True)
+
+
+def site_folds(patients: pd.DataFrame, sites: Sequence[str]) -> dict[str, int]:
+    """Returns the fold in which each patient is tested when sites are left out in turn.
+
+    Args:
+        patients: PATIENTS, the eligible ones.
+        sites: Sites in the order of the folds; empty: those of the patients in alphabetical order.
+
+    Returns:
+        Patient to fold, from 0.
+
+    Raises:
+        GlomflowError: A patient has no site, a site is not listed or has no patient, there are fewer
+            than two sites, or a class occurs at one site alone.
+    """
+    named = patients["site"].fillna("")
+    nowhere = patients.loc[named == "", "patient"]
+    if len(nowhere):
+        raise GlomflowError(
+            f"folds: patient '{nowhere.iloc[0]}' has no site ({len(nowhere)} such); fill column 'site' of "
+            "the patients' sheet in, or choose another folds.protocol than leave_one_site_out"
+        )
+    listed = list(sites) or sorted(named.unique())
+    problems = [
+        f"site '{site}' has {count} patients but is not in folds.sites; add it there or take them out"
+        for site, count in named.value_counts().sort_index().items()
+        if site not in listed
+    ]
+    problems += [
+        f"site '{site}' has no usable patient; the cohort's sites are {', '.join(sorted(named.unique()))}: "
+        "list those to be left out in folds.sites"
+        for site in listed
+        if site not in set(named)
+    ]
+    if len(listed) < 2:
+        problems.append("leave_one_site_out needs at least two sites; choose another folds.protocol")
+    for label, group in patients.groupby("label"):
+        places = set(group["site"])
+        if len(places) == 1:
+            problems.append(
+                f"class '{label}' occurs at site '{places.pop()}' alone, so that there is nothing to learn "
+                "it from when the site is left out; choose another folds.protocol or take the class out of "
+                "cohort.classes"
+            )
+    if problems:
+        raise GlomflowError("folds: " + "\n  ".join(problems))
+    return dict(zip(patients["patient"], named.map(listed.index), strict=True))
+
+
+def task_patients(patients: pd.DataFrame, task: str) -> pd.DataFrame:
+    """Returns the patients who take part in a task, with what is to be told as ``label``.
+
+    Args:
+        patients: PATIENTS.
+        task: ``disease``: everyone, as they are. ``stage``: those with a stage, which becomes the label.
+    """
+    if task == "disease":
+        return patients
+    staged = patients[patients["stage"].fillna("") != ""]
+    return staged.assign(label=staged["stage"]).reset_index(drop=True)
+
+
+def check_task(folds: pd.DataFrame, patients: pd.DataFrame, classes: Sequence[str], task: str) -> None:
+    """Checks that every class of a task can be learned in every fold.
+
+    Args:
+        folds: FOLDS.
+        patients: From :func:`task_patients`.
+        classes: Classes of the task.
+        task: Name of the task.
+
+    Raises:
+        GlomflowError: A fold has no training patient of a class; the message names both.
+    """
+    rows = folds[folds["split"] == "train"].merge(patients[["patient", "label"]], on="patient")
+    for fold in sorted(folds["fold"].unique()):
+        found = set(rows.loc[rows["fold"] == fold, "label"])
+        for name in classes:
+            if name not in found:
+                count = int((patients["label"] == name).sum())
+                raise GlomflowError(
+                    f"folds: task {task}: no training patient of fold {fold} is of class '{name}', of which "
+                    f"there are {count} usable patients; add patients, lower folds.n_splits, or leave the "
+                    "models of the task out"
+                )
+
+
+def inner_folds(table: pd.DataFrame, n_splits: int, *, key: str) -> list[pd.DataFrame]:
+    """Deals the training and validation patients of an outer fold afresh, stratified by label.
+
+    Args:
+        table: TRAINING rows of an outer fold.
+        n_splits: Inner folds.
+        key: Seed of the assignment.
+
+    Returns:
+        TRAINING rows per inner fold: its patients are for validation, the others for training.
+
+    Raises:
+        GlomflowError: A class has fewer patients than inner folds.
+    """
+    counts = table["label"].value_counts().sort_index()
+    for label, count in counts.items():
+        if count < n_splits:
+            raise GlomflowError(
+                f"diagnosis.search.inner_splits: class '{label}' has {count} patients outside a test fold, "
+                f"fewer than the {n_splits} inner folds; set inner_splits lower or add patients"
+            )
+    places = table["patient"].map(_deal(table.assign(stage="", site=""), n_splits, key))
+    return [table.assign(split=np.where(places == fold, "validation", "train")) for fold in range(n_splits)]
 
 
 def eligible_patients(patients: pd.DataFrame, inventory: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -100,7 +211,7 @@ def check_folds(folds: pd.DataFrame, patients: pd.DataFrame, inventory: pd.DataF
     """Checks that nothing crosses a split.
 
     Patients who share a slide or a file would carry what one split has seen into another; since every
-    patient is tested once, they are refused wherever they meet.
+    patient is tested once per repeat, they are refused wherever they meet.
 
     Args:
         folds: FOLDS.
@@ -109,7 +220,7 @@ def check_folds(folds: pd.DataFrame, patients: pd.DataFrame, inventory: pd.DataF
 
     Raises:
         GlomflowError: A patient is missing, unknown, in two splits of a fold or not tested exactly
-            once, or shares a slide or an identical file with another.
+            once per repeat, or shares a slide or an identical file with another.
     """
     problems = _patient_problems(folds, patients)
     usable = inventory[(inventory["status"] == "ok") & inventory["patient"].isin(folds["patient"])]
@@ -142,9 +253,13 @@ def _strata(patients: pd.DataFrame, n_splits: int, by_site: bool) -> pd.DataFram
             "cohort.classes"
         )
     sites = patients["site"].fillna("") if by_site else pd.Series("", index=patients.index)
-    return pd.DataFrame(
-        {"patient": patients["patient"], "label": patients["label"], "site": sites}
-    ).sort_values("patient", ignore_index=True)
+    columns = {
+        "patient": patients["patient"],
+        "label": patients["label"],
+        "stage": patients["stage"].fillna("").astype("str"),
+        "site": sites,
+    }
+    return pd.DataFrame(columns).sort_values("patient", ignore_index=True)
 
 
 def _hashed(key: str, name: Hashable) -> str:
@@ -155,11 +270,11 @@ def _ordered(strata: pd.DataFrame, key: str) -> pd.DataFrame:
     site_keys = strata["site"].map({site: _hashed(key, site) for site in strata["site"].unique()})
     patient_keys = strata["patient"].map(lambda patient: _hashed(key, patient))
     order = strata.assign(site_key=site_keys, patient_key=patient_keys)
-    return order.sort_values(["label", "site_key", "patient_key"], ignore_index=True)
+    return order.sort_values(["label", "stage", "site_key", "patient_key"], ignore_index=True)
 
 
-def _deal(strata: pd.DataFrame, n_splits: int, seed: int) -> dict[str, int]:
-    order = _ordered(strata, str(seed))
+def _deal(strata: pd.DataFrame, n_splits: int, key: str) -> dict[str, int]:
+    order = _ordered(strata, key)
     return dict(zip(order["patient"], (np.arange(len(order)) % n_splits).tolist(), strict=True))
 
 
@@ -187,9 +302,14 @@ def _quotas(sizes: np.ndarray, fraction: float) -> list[int]:
     return [int(quota) for quota in quotas]
 
 
-def _fold_frame(fold: int, patients: pd.Series, split: pd.Series) -> pd.DataFrame:
-    frame = pd.DataFrame({"patient": patients.astype("str"), "split": split.astype("str")})
-    frame.insert(0, "fold", fold)
+def _fold_frame(fold: int, repeat: int, patients: pd.Series, split: pd.Series) -> pd.DataFrame:
+    columns = {
+        "fold": fold,
+        "repeat": repeat,
+        "patient": patients.astype("str"),
+        "split": split.astype("str"),
+    }
+    frame = pd.DataFrame(columns)
     return frame.sort_values("patient", ignore_index=True)
 
 
@@ -203,11 +323,11 @@ def _published_folds(patients: pd.DataFrame, n_splits: int) -> pd.DataFrame:
         )
     names = patients["patient"].reset_index(drop=True)
     frames = []
-    splitter = KFold(n_splits, shuffle=True, random_state=PARITY_SEED)
+    splitter = KFold(n_splits, shuffle=True, random_state=PUBLISHED_SEED)
     for fold, (_, test) in enumerate(splitter.split(np.zeros(len(names)))):
         split = pd.Series("train", index=names.index, dtype="str")
         split.iloc[test] = "test"
-        frames.append(_fold_frame(fold, names, split))
+        frames.append(_fold_frame(fold, 0, names, split))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -218,14 +338,19 @@ def _patient_problems(folds: pd.DataFrame, patients: pd.DataFrame) -> list[str]:
         f"patient '{patient}' is in two splits of fold {fold}"
         for fold, patient in zip(twice["fold"], twice["patient"], strict=True)
     ]
-    tests = folds[folds["split"] == "test"].groupby("patient").size()
+    repeats = folds["repeat"].nunique()
+    dealt = folds.groupby("fold")["repeat"].nunique()
+    problems += [f"fold {fold} belongs to {count} repeats" for fold, count in dealt[dealt > 1].items()]
+    tests = folds[folds["split"] == "test"].groupby(["patient", "repeat"]).size().unstack(fill_value=0)
     known, listed = set(patients["patient"]), set(folds["patient"])
     for patient in sorted(known | listed):
-        count = int(tests.get(patient, 0))
+        counts = tests.loc[patient].tolist() if patient in tests.index else [0]
         if patient not in known:
             problems.append(f"patient '{patient}' of the folds is not an eligible patient")
-        elif count != 1:
-            problems.append(f"patient '{patient}' is a test patient {count} times instead of once")
+        elif counts != [1] * repeats:
+            wrong = next((count for count in counts if count != 1), 0)
+            within = " of a repeat" if repeats > 1 else ""
+            problems.append(f"patient '{patient}' is a test patient {wrong} times instead of once{within}")
     uneven = folds.groupby("patient")["fold"].nunique()
     problems += [
         f"patient '{patient}' is not in every fold"

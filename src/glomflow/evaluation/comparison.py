@@ -11,23 +11,23 @@ from numpy.typing import ArrayLike, NDArray
 from glomflow.config import Evaluation
 from glomflow.errors import GlomflowError
 from glomflow.evaluation.intervals import Interval, collapsed, percentile_interval
-from glomflow.evaluation.metrics import Floats, Labels
+from glomflow.evaluation.metrics import ORDERED_METRICS, Floats, Labels
 
 COMPARED = ("accuracy", "macro_auc", "macro_f1")
-"""The metrics whose differences are reported."""
+"""The metrics whose differences are reported; those of ordered classes besides, where there are any."""
 
 
 def exact_paired_test(first: ArrayLike, second: ArrayLike) -> float:
     """Tests whether two models are right equally often on the same patients.
 
     The exact sign-flip test of the per-patient difference in correct answers: under the null
-    hypothesis a patient's difference is as likely positive as negative. With one training seed this
-    is McNemar's exact test (a binomial test on the discordant patients); with several, a patient's
-    difference counts in how many seeds each model is right, so that seeds are not taken for
-    patients.
+    hypothesis a patient's difference is as likely positive as negative. With one replicate this is McNemar's
+    exact test (a binomial test on the discordant patients); with several (training seeds, repeats of the
+    cross-validation), a patient's difference counts in how many each model is right, so that replicates are
+    not taken for patients.
 
     Args:
-        first: (n,) or (seeds, n) whether the first model is right.
+        first: (n,) or (replicates, n) whether the first model is right.
         second: The same of the second model.
 
     Returns:
@@ -42,7 +42,7 @@ def exact_paired_test(first: ArrayLike, second: ArrayLike) -> float:
     if right[0].shape != right[1].shape:
         raise GlomflowError(
             f"comparison: answers of shapes {right[0].shape} and {right[1].shape}; both models need "
-            "predictions of the same patients with the same number of seeds"
+            "predictions of the same patients with the same number of seeds and repeats"
         )
     difference = right[0].sum(axis=0) - right[1].sum(axis=0)
     total = int(np.abs(difference).sum())
@@ -127,21 +127,21 @@ def compare_models(
 
     Args:
         labels: (n,) true classes.
-        probabilities: Model to (seeds, n, K), rows in one order; the first key is compared.
+        probabilities: Model to (replicates, n, K), rows in one order; the first key is compared.
         draws: From :func:`glomflow.evaluation.intervals.bootstrap`.
         intervals: Model to metric to its own interval.
         settings: Level of the intervals.
 
     Returns:
         One row per other model and metric: model, other, metric, difference, lower, upper, interval,
-        p_value, p_holm, test, only_model and only_other (patients, as a mean over seeds, that one of
-        the two gets right alone).
+        p_value, p_holm, test, only_model and only_other (patients, as a mean over replicates, that one
+        of the two gets right alone).
     """
     names = list(probabilities)
     right = {name: scores.argmax(axis=2) == labels for name, scores in probabilities.items()}
     rows = []
     for other in names[1:]:
-        for metric in COMPARED:
+        for metric in [*COMPARED, *(name for name in ORDERED_METRICS if name in draws[other])]:
             pair = (draws[names[0]][metric], draws[other][metric])
             own = (intervals[names[0]][metric], intervals[other][metric])
             row: dict[str, object] = {"model": names[0], "other": other}

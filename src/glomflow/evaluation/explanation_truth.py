@@ -41,7 +41,7 @@ def deposit_tiles(
     """Tells which TEM tiles show a deposit.
 
     Args:
-        tiles: Any rows with a column ``crop``.
+        tiles: Any rows with the columns ``crop`` and ``modality``; those of TEM count.
         crops: CROPS of the TEM tiles.
         inventory: INVENTORY rows.
         truth: Contents of ``phantom.json``.
@@ -54,7 +54,7 @@ def deposit_tiles(
     Raises:
         GlomflowError: A tile or an image is unknown, or a mask is missing.
     """
-    return locate_deposits(tiles[["crop"]].drop_duplicates(), crops, inventory, truth, folder)
+    return locate_deposits(tiles[["crop", "modality"]].drop_duplicates(), crops, inventory, truth, folder)
 
 
 def deposit_masks(located: pd.DataFrame, folder: Path, size: int) -> Iterator[tuple[str, Mask]]:

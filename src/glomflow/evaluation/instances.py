@@ -44,7 +44,7 @@ HITS: Schema = {
     "excess_lower": Column("float64", "lower end of its interval"),
     "excess_upper": Column("float64", "upper end of its interval"),
     "patients": Column("int64", "patients whose bag holds a deposit tile"),
-    "tiles": Column("int64", "tiles in their bags, over all seeds"),
+    "tiles": Column("int64", "tiles in their bags, over all seeds and repeats"),
 }
 
 TILES: Schema = {
@@ -96,11 +96,11 @@ def deposit_hits(
     Patients without a deposit tile in their bag cannot be hit and are left out; how many remain is
     in the table. Tiles of equal weight (all of them, where the bag is summed) are taken in random
     order: the value is what is expected of that, not what one order happens to give. Values are
-    means over patients, of the mean over seeds, but ``kept``, which pools tiles; intervals resample
-    patients.
+    means over patients, of the mean over seeds and repeats, but ``kept``, which pools tiles; intervals
+    resample patients.
 
     Args:
-        instances: INSTANCES of all models.
+        instances: INSTANCES of all models; those of TEM count.
         crops: CROPS of the TEM tiles.
         inventory: INVENTORY rows (columns image, path, width, height are used).
         truth: Contents of ``phantom.json``.
@@ -133,6 +133,7 @@ def locate_deposits(
 
     Arguments and errors as of :func:`deposit_hits`.
     """
+    instances = instances[instances["modality"] == "TEM"]
     places = crops[["crop", "image", "x", "y", "width", "height"]].drop_duplicates("crop")
     _check_known(instances["crop"], places["crop"], "instances: tile", "the TEM crop index")
     used = places[places["crop"].isin(instances["crop"])]
@@ -217,7 +218,7 @@ def expected_top(weights: Floats, deposit: NDArray[np.bool_], count: int) -> flo
 
 
 def _bags(tiles: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    for (patient, seed), bag in tiles.groupby(["patient", "seed"], sort=False):
+    for (patient, _, seed), bag in tiles.groupby(["patient", "fold", "seed"], sort=False):
         deposit, weights = bag["deposit"].to_numpy(dtype=bool), bag["weight"].to_numpy(dtype=np.float64)
         if not deposit.any():
             continue

@@ -2,11 +2,11 @@
 
 The bootstrap is stratified by true class: every resample holds as many patients of each class as
 the cohort does, because the class mix of a biopsy cohort is chosen, not measured, and because the
-area under the ROC curve then exists in every resample. With several training seeds a metric is
-computed for each seed and averaged (an ensemble of the seeds would be another, better model); the
-same resample of patients serves all seeds.
+area under the ROC curve then exists in every resample. With several replicates (training seeds, repeats of
+the cross-validation) a metric is computed for each and averaged (an ensemble of them would be another, better
+model); the same resample of patients serves all replicates.
 
-Accuracy, balanced accuracy, macro AUC and macro F1 get percentile intervals. The expected
+All metrics but one get percentile intervals. The expected
 calibration error is biased upwards, more so in a resample than in the cohort, and its percentile
 interval may not even hold its estimate; it gets the basic interval (2 x estimate - percentiles,
 cut at 0), which takes the bias off, stretched to the estimate.
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from glomflow.config import Evaluation
-from glomflow.evaluation.metrics import METRICS, Floats, Labels, class_auc, confusion, evaluate
+from glomflow.evaluation.metrics import Floats, Labels, class_auc, confusion, distances, evaluate
 
 _BLOCK_ELEMENTS = 4_000_000
 
@@ -178,46 +178,57 @@ def collapsed(draws: Floats) -> bool:
     return bool(len(defined)) and bool(np.ptp(defined) < 1e-12)
 
 
-def seed_mean(
-    labels: Labels, probabilities: Floats, weights: Floats | None = None, *, bins: int = 15
+def replicate_mean(
+    labels: Labels,
+    probabilities: Floats,
+    weights: Floats | None = None,
+    *,
+    bins: int = 15,
+    ordered: bool = False,
 ) -> dict[str, Floats]:
-    """Returns each metric averaged over training seeds.
+    """Returns each metric averaged over replicates.
 
     Args:
         labels: (n,) true classes.
-        probabilities: (seeds, n, K).
+        probabilities: (replicates, n, K).
         weights: (n,) or (R, n) counts of the rows; once each if None.
         bins: Bins of the expected calibration error.
+        ordered: Whether the classes are ordered.
 
     Returns:
         Metric name to () or (R,).
     """
-    per_seed = [evaluate(labels, seed, weights, bins=bins) for seed in probabilities]
-    return {name: np.mean([values[name] for values in per_seed], axis=0) for name in METRICS}
+    found = [evaluate(labels, own, weights, bins=bins, ordered=ordered) for own in probabilities]
+    return {name: np.mean([values[name] for values in found], axis=0) for name in found[0]}
 
 
 def bootstrap(
-    labels: Labels, probabilities: dict[str, Floats], settings: Evaluation, *, seed: int
+    labels: Labels,
+    probabilities: dict[str, Floats],
+    settings: Evaluation,
+    *,
+    seed: int,
+    ordered: bool = False,
 ) -> dict[str, dict[str, Floats]]:
     """Resamples patients and evaluates every model on the same resamples.
 
     Args:
         labels: (n,) true classes.
-        probabilities: Model to (seeds, n, K).
+        probabilities: Model to (replicates, n, K).
         settings: Number of resamples and bins.
         seed: Seed of the resamples.
+        ordered: Whether the classes are ordered.
 
     Returns:
-        Model to metric to (resamples,), the metric's mean over training seeds.
+        Model to metric to (resamples,), the metric's mean over replicates.
     """
     rng = np.random.default_rng(seed)
-    draws: dict[str, dict[str, list[Floats]]] = {
-        model: {name: [] for name in METRICS} for model in probabilities
-    }
+    draws: dict[str, dict[str, list[Floats]]] = {model: {} for model in probabilities}
     for weights in resample_weights(labels, settings.bootstrap, rng):
         for model, scores in probabilities.items():
-            for name, values in seed_mean(labels, scores, weights, bins=settings.ece_bins).items():
-                draws[model][name].append(values)
+            values = replicate_mean(labels, scores, weights, bins=settings.ece_bins, ordered=ordered)
+            for name, drawn in values.items():
+                draws[model].setdefault(name, []).append(drawn)
     return {
         model: {name: np.concatenate(parts) for name, parts in metrics.items()}
         for model, metrics in draws.items()
@@ -233,23 +244,24 @@ def score_interval(
     Macro AUC: :func:`auc_interval` per class, the ends averaged (as if the classes' errors went
     together, the cautious case). Macro F1 has no such interval; it gets the distances of balanced
     accuracy, which it equals at 1. Expected calibration error likewise gets Wilson's larger
-    distance, since it moves by no more than the accuracy does.
+    distance, since it moves by no more than the accuracy does. The distances of quadratic kappa and of the
+    absolute error are those of the accuracy times what one error can cost at most.
 
     Args:
-        metric: One of ``METRICS``.
+        metric: One of ``METRICS`` or ``ORDERED_METRICS``.
         value: The estimate.
         labels: (n,) true classes.
-        probabilities: (seeds, n, K).
+        probabilities: (replicates, n, K).
         confidence: Two-sided level.
 
     Returns:
-        Lower and upper end, within 0 to 1.
+        Lower and upper end, within the metric's range.
     """
-    counts = np.mean([confusion(labels, seed) for seed in probabilities], axis=0)
+    counts = np.mean([confusion(labels, own) for own in probabilities], axis=0)
     support, hits = counts.sum(axis=1), np.diagonal(counts)
     present = support > 0
     if metric == "macro_auc":
-        areas = np.mean([class_auc(labels, seed) for seed in probabilities], axis=0)
+        areas = np.mean([class_auc(labels, own) for own in probabilities], axis=0)
         usable = np.flatnonzero(present & ~np.isnan(areas))
         size = support.sum()
         pairs = [
@@ -264,6 +276,8 @@ def score_interval(
         if metric == "ece":
             down = up = max(down, up)
         lower, upper = value - down, value + up
+    elif metric in {"quadratic_kappa", "absolute_error"}:
+        return _ordered_score(metric, value, counts, confidence)
     else:
         shares = hits[present] / support[present]
         ends = wilson(hits[present], support[present], confidence)
@@ -272,23 +286,43 @@ def score_interval(
     return max(0.0, lower), min(1.0, upper)
 
 
+def _ordered_score(metric: str, value: float, counts: Floats, confidence: float) -> tuple[float, float]:
+    """Returns the ends for a metric of ordered classes, from Wilson's interval of the accuracy."""
+    total, costs = counts.sum(), distances(len(counts))
+    right = float(np.diagonal(counts).sum())
+    ends = wilson(right, total, confidence)
+    down, up = right / total - float(ends[0]), float(ends[1]) - right / total
+    if metric == "absolute_error":
+        worst = float(costs.max())
+        return max(0.0, value - worst * up), min(worst, value + worst * down)
+    chance = counts.sum(axis=1)[:, None] * counts.sum(axis=0)[None] / total**2
+    worst = float(costs.max() ** 2 / (chance * costs**2).sum())
+    return max(-1.0, value - worst * down), min(1.0, value + worst * up)
+
+
 def metric_intervals(
-    labels: Labels, probabilities: Floats, draws: dict[str, Floats], settings: Evaluation
+    labels: Labels,
+    probabilities: Floats,
+    draws: dict[str, Floats],
+    settings: Evaluation,
+    *,
+    ordered: bool = False,
 ) -> dict[str, Interval]:
     """Returns every metric of one model with its interval.
 
     Args:
         labels: (n,) true classes.
-        probabilities: (seeds, n, K).
+        probabilities: (replicates, n, K).
         draws: Metric to (resamples,), from :func:`bootstrap`.
         settings: Level and bins.
+        ordered: Whether the classes are ordered.
 
     Returns:
         Metric to its estimate and interval.
     """
-    values = seed_mean(labels, probabilities, bins=settings.ece_bins)
+    values = replicate_mean(labels, probabilities, bins=settings.ece_bins, ordered=ordered)
     result = {}
-    for name in METRICS:
+    for name in values:
         value = float(values[name])
         lower, upper = percentile_interval(draws[name], settings.confidence)
         method = "percentile"

@@ -26,6 +26,9 @@ Labels = NDArray[np.int64]
 METRICS = ("accuracy", "balanced_accuracy", "macro_auc", "macro_f1", "ece")
 """The metrics of :func:`evaluate`, in the order of the tables."""
 
+ORDERED_METRICS = ("quadratic_kappa", "absolute_error")
+"""Further metrics of :func:`evaluate` where classes are ordered."""
+
 _SUM_TOLERANCE = 1e-4
 
 
@@ -246,26 +249,64 @@ def ece(
     return _like(_divide(np.abs(per_bin).sum(axis=1), rows.sum(axis=1)), weights)
 
 
+def quadratic_kappa(counts: Floats) -> Floats:
+    """Returns quadratic-weighted kappa (Cohen, Psychol Bull 1968) from a confusion matrix (..., K, K).
+
+    One less the observed over the expected disagreement, a disagreement by d classes counting d squared;
+    -1 to 1, NaN where no disagreement is expected.
+    """
+    total = counts.sum(axis=(-2, -1))
+    chance = _divide(
+        counts.sum(axis=-1)[..., :, None] * counts.sum(axis=-2)[..., None, :], total[..., None, None]
+    )
+    costs = distances(counts.shape[-1]) ** 2
+    observed, expected = (counts * costs).sum(axis=(-2, -1)), (chance * costs).sum(axis=(-2, -1))
+    kappa: Floats = 1 - _divide(observed, expected)
+    return kappa
+
+
+def absolute_error(counts: Floats) -> Floats:
+    """Returns the mean distance between true and predicted class from a confusion matrix (..., K, K)."""
+    costs = distances(counts.shape[-1])
+    return _divide((counts * costs).sum(axis=(-2, -1)), counts.sum(axis=(-2, -1)))
+
+
+def distances(classes: int) -> Floats:
+    """Returns how many classes lie between each pair of K ordered classes, (K, K)."""
+    places = np.arange(classes, dtype=np.float64)
+    return np.abs(places[:, None] - places[None])
+
+
 def evaluate(
-    labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None, *, bins: int = 15
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    bins: int = 15,
+    ordered: bool = False,
 ) -> dict[str, Floats]:
-    """Returns all of :data:`METRICS`, each () or (R,).
+    """Returns all of :data:`METRICS`, each () or (R,); with ordered classes :data:`ORDERED_METRICS`, too.
 
     Args:
         labels: (n,) true classes.
         probabilities: (n, K).
         weights: (n,) or (R, n), how often each row counts; once if None.
         bins: Bins of the expected calibration error.
+        ordered: Whether the classes are ordered.
 
     Raises:
         GlomflowError: Labels or probabilities are unusable.
     """
+    counts = confusion(labels, probabilities, weights)
     values = {
-        **_overall(confusion(labels, probabilities, weights)),
+        **_overall(counts),
         "macro_auc": macro_auc(labels, probabilities, weights),
         "ece": ece(labels, probabilities, weights, bins=bins),
     }
-    return {name: values[name] for name in METRICS}
+    values = {name: values[name] for name in METRICS}
+    if ordered:
+        values |= {"quadratic_kappa": quadratic_kappa(counts), "absolute_error": absolute_error(counts)}
+    return values
 
 
 def _cosines(image_features: ArrayLike, text_features: ArrayLike) -> Floats:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from glomflow.config import Folds
 from glomflow.errors import GlomflowError
 from glomflow.evaluation.metrics import Floats, Labels, check_scores
 
@@ -22,20 +23,30 @@ class Scores:
     Attributes:
         patients: n patient identifiers.
         labels: (n,) true classes, numbers into ``classes``.
-        folds: (n,) outer fold that each patient was tested in.
+        replicates: Repeat of the cross-validation and training seed of each replicate.
+        folds: (replicates, n) outer fold that each patient was tested in.
         classes: K class names.
-        seeds: Training seeds.
-        probabilities: Model to (seeds, n, K).
+        probabilities: Model to (replicates, n, K).
         modalities: Model to n strings, the modalities that the patient had, joined by '+'.
     """
 
     patients: list[str]
     labels: Labels
+    replicates: list[tuple[int, int]]
     folds: NDArray[np.int64]
     classes: list[str]
-    seeds: list[int]
     probabilities: dict[str, Floats]
     modalities: dict[str, list[str]]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The training seeds."""
+        return sorted({seed for _, seed in self.replicates})
+
+    @property
+    def repeats(self) -> list[int]:
+        """The repeats of the cross-validation."""
+        return sorted({repeat for repeat, _ in self.replicates})
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -44,19 +55,20 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def check_complete(predictions: pd.DataFrame, patients: Sequence[str]) -> None:
-    """Checks that every patient has one prediction per model and seed, in one and the same fold.
+    """Checks that every patient has one prediction per model, repeat and seed, in one and the same fold.
 
     Args:
-        predictions: PREDICTIONS of all models.
+        predictions: PREDICTIONS of all models, with the column ``repeat``.
         patients: The eligible patients.
 
     Raises:
         GlomflowError: A patient is missing, predicted twice, not eligible, or tested in different
-            folds by different models; all such patients are named.
+            folds of a repeat by different models; all such patients are named.
     """
     eligible = set(patients)
     problems = [] if len(predictions) else ["there is no prediction at all"]
-    for (model, seed), rows in predictions.groupby(["model", "seed"], sort=False):
+    several = predictions["repeat"].nunique() > 1
+    for (model, repeat, seed), rows in predictions.groupby(["model", "repeat", "seed"], sort=False):
         counts = rows["patient"].value_counts(sort=False)
         found = {
             "no prediction for patient": sorted(eligible - set(counts.index)),
@@ -64,18 +76,24 @@ def check_complete(predictions: pd.DataFrame, patients: Sequence[str]) -> None:
             "a prediction for a patient who is not eligible:": sorted(set(counts.index) - eligible),
         }
         problems += [
-            f"model '{model}', seed {seed}: {what} {_listed(names)}" for what, names in found.items() if names
+            f"{_replicate(model, repeat, seed, several)}: {what} {_listed(names)}"
+            for what, names in found.items()
+            if names
         ]
-    folds = predictions.groupby("patient")["fold"].nunique()
-    moved = sorted(folds.index[folds > 1])
+    folds = predictions.groupby(["patient", "repeat"])["fold"].nunique()
+    moved = sorted({patient for patient, _ in folds.index[folds > 1]})
     if moved:
         problems.append(f"tested in different folds by different models or seeds: {_listed(moved)}")
     if problems:
         raise GlomflowError(
-            "predictions are not one per patient, model and seed:\n  "
+            "predictions are not one per patient, model, repeat and seed:\n  "
             + "\n  ".join(problems)
             + "\ndelete the predictions of the models named and run again"
         )
+
+
+def _replicate(model: object, repeat: object, seed: object, several: bool) -> str:
+    return f"model '{model}'" + (f", repeat {repeat}" if several else "") + f", seed {seed}"
 
 
 def _labels(patients: pd.DataFrame, classes: list[str]) -> Labels:
@@ -84,7 +102,7 @@ def _labels(patients: pd.DataFrame, classes: list[str]) -> Labels:
     if len(unknown):
         row = unknown.iloc[0]
         raise GlomflowError(
-            f"patient {row['patient']}: label {row['label']!r} is not in cohort.classes "
+            f"patient {row['patient']}: label {row['label']!r} is not among the classes "
             f"({', '.join(classes)}); correct the patients sheet or the configuration"
         )
     numbers: Labels = np.array([number[name] for name in patients["label"]], dtype=np.int64)
@@ -105,7 +123,11 @@ def _check_predicted(rows: pd.DataFrame, scores: Floats, classes: list[str], mod
 
 
 def collect(
-    predictions: pd.DataFrame, patients: pd.DataFrame, classes: list[str], models: Sequence[str]
+    predictions: pd.DataFrame,
+    patients: pd.DataFrame,
+    classes: list[str],
+    models: Sequence[str],
+    folds: Folds,
 ) -> Scores:
     """Turns checked predictions into arrays.
 
@@ -114,6 +136,7 @@ def collect(
         patients: PATIENTS, the eligible ones.
         classes: Class names in the order of the model's outputs.
         models: Models wanted, in order.
+        folds: How patients were split.
 
     Returns:
         The arrays, patients in the order of ``patients``.
@@ -129,33 +152,42 @@ def collect(
             "delete them and run again"
         )
     ids = patients["patient"].tolist()
+    predictions = predictions.assign(repeat=predictions["fold"].map(folds.repeat_of))
     check_complete(predictions, ids)
-    seeds = sorted(int(seed) for seed in predictions["seed"].unique())
+    keys = predictions[["repeat", "seed"]].drop_duplicates().sort_values(["repeat", "seed"])
+    folds_of = _folds_of(predictions, ids)
+    replicates = [(int(repeat), int(seed)) for repeat, seed in keys.itertuples(index=False)]
     probabilities, modalities = {}, {}
     for model in models:
         rows = predictions[predictions["model"] == model]
-        lacking = sorted(set(seeds) - set(rows["seed"]))
-        if lacking:
-            raise GlomflowError(
-                f"model '{model}': no predictions of seed {_listed([str(seed) for seed in lacking])}; "
-                "run its predictions again"
-            )
         stacked = []
-        for seed in seeds:
-            own = rows[rows["seed"] == seed].set_index("patient", drop=False).loc[ids]
-            named = [f"model '{model}', seed {seed}, patient {name}" for name in ids]
+        for repeat, seed in replicates:
+            own = rows[(rows["repeat"] == repeat) & (rows["seed"] == seed)]
+            what = _replicate(model, repeat, seed, len(folds_of) > 1)
+            if own.empty:
+                raise GlomflowError(f"{what}: no predictions; run them again")
+            own = own.set_index("patient", drop=False).loc[ids]
+            named = [f"{what}, patient {name}" for name in ids]
             _, scores = check_scores(np.zeros(len(ids), dtype=np.int64), own[names].to_numpy(), named)
             _check_predicted(own, scores, classes, model)
             stacked.append(scores)
         probabilities[model] = np.stack(stacked)
         modalities[model] = own["modalities"].fillna("").tolist()
-    folds = predictions.drop_duplicates("patient").set_index("patient")["fold"].loc[ids]
     return Scores(
         patients=ids,
         labels=_labels(patients, classes),
-        folds=folds.to_numpy(dtype=np.int64),
+        replicates=replicates,
+        folds=np.stack([folds_of[repeat] for repeat, _ in replicates]),
         classes=list(classes),
-        seeds=seeds,
         probabilities=probabilities,
         modalities=modalities,
     )
+
+
+def _folds_of(predictions: pd.DataFrame, ids: list[str]) -> dict[int, NDArray[np.int64]]:
+    """Returns the fold of every patient, by repeat."""
+    once = predictions.drop_duplicates(["repeat", "patient"])
+    return {
+        int(repeat): rows.set_index("patient")["fold"].loc[ids].to_numpy(dtype=np.int64)
+        for repeat, rows in once.groupby("repeat")
+    }

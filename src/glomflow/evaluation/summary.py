@@ -15,8 +15,8 @@ from glomflow.config import Config
 from glomflow.errors import GlomflowError
 from glomflow.evaluation import metrics
 from glomflow.evaluation.comparison import compare_models
-from glomflow.evaluation.intervals import Interval, bootstrap, metric_intervals, seed_mean, wilson
-from glomflow.evaluation.metrics import METRICS, Floats
+from glomflow.evaluation.intervals import Interval, bootstrap, metric_intervals, replicate_mean, wilson
+from glomflow.evaluation.metrics import METRICS, ORDERED_METRICS, Floats
 from glomflow.evaluation.predictions import Scores, collect
 from glomflow.evaluation.summary_schemas import TABLES
 from glomflow.files import read_json, write_json
@@ -31,14 +31,14 @@ class Summary:
     """Metrics of all models; the tables are declared in ``summary_schemas``.
 
     Attributes:
-        models: One row per model: modalities, patients, seeds, ceilings.
+        models: One row per model: modalities, patients, seeds, repeats, ceilings.
         per_fold: Metrics per model, fold and seed.
         mean_sd: Mean and standard deviation (ddof = 0) over folds.
         pooled: Metrics over all patients with intervals.
         per_class: Sensitivity, specificity and more, with Wilson's intervals.
         confusion: Confusion matrices in long form.
         comparisons: The first model against each other one.
-        strata: Metrics per site, and with and without all of the model's modalities.
+        strata: Metrics per site, with and without all of the model's modalities, and without each.
         calibration: Reliability bins.
         roc: One-vs-rest ROC curves.
         settings: Classes, seeds and the settings of the intervals.
@@ -78,21 +78,27 @@ class Summary:
 
 
 def summarise(
-    predictions: pd.DataFrame, patients: pd.DataFrame, config: Config, phantom: dict[str, Any] | None
+    predictions: pd.DataFrame,
+    patients: pd.DataFrame,
+    config: Config,
+    phantom: dict[str, Any] | None,
+    task: str = "disease",
 ) -> Summary:
-    """Evaluates the held-out predictions of all models.
+    """Evaluates the held-out predictions of all models of a task.
 
-    Metrics are averaged over training seeds, probabilities are not. ``pooled`` joins the test folds
-    of a cross-validation, in which every patient occurs once; its intervals are patient-level (see
+    Metrics are averaged over training seeds and repeats, probabilities are not. ``pooled`` joins the test
+    folds of a cross-validation, in which every patient occurs once; its intervals are patient-level (see
     :mod:`glomflow.evaluation.intervals`). Its AUC ranks probabilities that different folds' models
     gave, so that folds of unlike calibration lower it. ``per_fold`` and ``mean_sd`` are the published
     form.
 
     Args:
-        predictions: PREDICTIONS of all models with ``p_<class>`` columns.
-        patients: PATIENTS, the eligible ones only.
+        predictions: PREDICTIONS of the task's models with ``p_<class>`` columns.
+        patients: The task's eligible patients, see :func:`glomflow.cohort.folds.task_patients`.
         config: The configuration; its models are expected, in its order.
-        phantom: Contents of ``phantom.json``, or None for a real cohort.
+        phantom: Contents of ``phantom.json``, or None for a real cohort; its ceilings are those of the
+            disease.
+        task: ``disease`` or ``stage``, whose classes are ordered.
 
     Returns:
         The summary.
@@ -100,15 +106,17 @@ def summarise(
     Raises:
         GlomflowError: A patient, model or seed is missing or doubled, or a value is unusable.
     """
-    scores = collect(predictions, patients, list(config.cohort.classes), list(config.diagnosis.models))
+    names, ordered = list(config.diagnosis.models_of(task)), task == "stage"
+    scores = collect(predictions, patients, config.classes_of(task), names, config.folds)
     settings = config.evaluation
-    draws = bootstrap(scores.labels, scores.probabilities, settings, seed=config.run.seed)
+    draws = bootstrap(scores.labels, scores.probabilities, settings, seed=config.run.seed, ordered=ordered)
     intervals = {
-        model: metric_intervals(scores.labels, own, draws[model], settings)
+        model: metric_intervals(scores.labels, own, draws[model], settings, ordered=ordered)
         for model, own in scores.probabilities.items()
     }
-    models = pd.DataFrame(_model_rows(scores, config, phantom))
-    per_fold = pd.DataFrame(_fold_rows(scores, settings.ece_bins))
+    models = pd.DataFrame(_model_rows(scores, config, None if ordered else phantom))
+    columns = list(TABLES["per_fold"])
+    per_fold = pd.DataFrame(_fold_rows(scores, settings.ece_bins, ordered)).reindex(columns=columns)
     compared = compare_models(scores.labels, scores.probabilities, draws, intervals, settings)
     return Summary(
         models=models,
@@ -118,20 +126,24 @@ def summarise(
         per_class=pd.DataFrame(_class_rows(scores, settings.confidence)),
         confusion=pd.DataFrame(_confusion_rows(scores)),
         comparisons=compared.reindex(columns=list(TABLES["comparisons"])),
-        strata=pd.DataFrame(_strata_rows(scores, patients, config)),
+        strata=pd.DataFrame(_strata_rows(scores, patients, config, ordered)).reindex(
+            columns=list(TABLES["strata"])
+        ),
         calibration=pd.DataFrame(_calibration_rows(scores, settings.ece_bins)),
         roc=pd.concat(_roc_frames(scores), ignore_index=True),
         settings={
+            "task": task,
             "classes": scores.classes,
             "models": list(scores.probabilities),
             "patients": len(scores.patients),
             "training_seeds": scores.seeds,
+            "repeats": len(scores.repeats),
             "bootstrap": settings.bootstrap,
             "confidence": settings.confidence,
             "ece_bins": settings.ece_bins,
             "seed": config.run.seed,
             "resampling": "patients, stratified by class",
-            "seeds_are": "averaged metric by metric",
+            "seeds_and_repeats_are": "averaged metric by metric",
             "sd_ddof": 0,
         },
     )
@@ -167,19 +179,25 @@ def _model_rows(scores: Scores, config: Config, phantom: dict[str, Any] | None) 
             "modalities": "+".join(name for name in MODALITIES if name in modalities),
             "patients": len(scores.patients),
             "seeds": len(scores.seeds),
+            "repeats": len(scores.repeats),
             "ceiling": designed,
             "realised_ceiling": realised,
         }
 
 
-def _fold_rows(scores: Scores, bins: int) -> Iterator[dict[str, Any]]:
+def _fold_rows(scores: Scores, bins: int, ordered: bool) -> Iterator[dict[str, Any]]:
     for model, probabilities in scores.probabilities.items():
         for fold in np.unique(scores.folds):
-            rows = scores.folds == fold
-            for seed, own in zip(scores.seeds, probabilities, strict=True):
-                values = metrics.evaluate(scores.labels[rows], own[rows], bins=bins)
+            for (repeat, seed), folds, own in zip(
+                scores.replicates, scores.folds, probabilities, strict=True
+            ):
+                rows = folds == fold
+                if not rows.any():
+                    continue
+                values = metrics.evaluate(scores.labels[rows], own[rows], bins=bins, ordered=ordered)
                 yield {
                     "model": model,
+                    "repeat": repeat,
                     "fold": int(fold),
                     "seed": seed,
                     "patients": int(rows.sum()),
@@ -189,9 +207,11 @@ def _fold_rows(scores: Scores, bins: int) -> Iterator[dict[str, Any]]:
 
 def _mean_sd_rows(per_fold: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for model, rows in per_fold.groupby("model", sort=False):
-        by_fold = rows.groupby("fold")[list(METRICS)].mean()
-        for metric in METRICS:
+        by_fold = rows.groupby("fold")[[*METRICS, *ORDERED_METRICS]].mean()
+        for metric in by_fold:
             values = by_fold[metric].dropna()
+            if values.empty and metric in ORDERED_METRICS:
+                continue
             yield {
                 "model": model,
                 "metric": metric,
@@ -208,11 +228,16 @@ def _pooled_rows(
     nan = float("nan")
     for model, probabilities in scores.probabilities.items():
         own = models.set_index("model").loc[model]
-        per_seed = [
-            metrics.evaluate(scores.labels, seed, bins=config.evaluation.ece_bins) for seed in probabilities
+        each = [
+            metrics.evaluate(
+                scores.labels,
+                one,
+                bins=config.evaluation.ece_bins,
+                ordered="quadratic_kappa" in intervals[model],
+            )
+            for one in probabilities
         ]
-        for metric in METRICS:
-            found = intervals[model][metric]
+        for metric, found in intervals[model].items():
             count = len(scores.patients)
             low, high = wilson(found.value * count, count, config.evaluation.confidence)
             proportion = metric == "accuracy"
@@ -225,7 +250,7 @@ def _pooled_rows(
                 "interval": found.method,
                 "wilson_lower": float(low) if proportion else nan,
                 "wilson_upper": float(high) if proportion else nan,
-                "sd_seeds": float(np.std([values[metric] for values in per_seed])),
+                "sd_replicates": float(np.std([values[metric] for values in each])),
                 "ceiling": own["ceiling"] if proportion else nan,
                 "realised_ceiling": own["realised_ceiling"] if proportion else nan,
             }
@@ -233,7 +258,7 @@ def _pooled_rows(
 
 def _mean_confusion(scores: Scores, model: str) -> Floats:
     counts: Floats = np.mean(
-        [metrics.confusion(scores.labels, seed) for seed in scores.probabilities[model]], axis=0
+        [metrics.confusion(scores.labels, own) for own in scores.probabilities[model]], axis=0
     )
     return counts
 
@@ -246,7 +271,7 @@ def _class_rows(scores: Scores, confidence: float) -> Iterator[dict[str, Any]]:
         found = wilson(np.diagonal(counts), support, confidence)
         spared = wilson(np.nan_to_num(specificity) * (total - support), total - support, confidence)
         precision, f1 = metrics.precision(counts), metrics.class_f1(counts)
-        areas = np.mean([metrics.class_auc(scores.labels, seed) for seed in probabilities], axis=0)
+        areas = np.mean([metrics.class_auc(scores.labels, own) for own in probabilities], axis=0)
         for k, name in enumerate(scores.classes):
             yield {
                 "model": model,
@@ -273,18 +298,30 @@ def _confusion_rows(scores: Scores) -> Iterator[dict[str, Any]]:
                 yield {"model": model, "true": true, "predicted": predicted, "count": counts[i, j]}
 
 
-def _strata_rows(scores: Scores, patients: pd.DataFrame, config: Config) -> Iterator[dict[str, Any]]:
+def _strata_rows(
+    scores: Scores, patients: pd.DataFrame, config: Config, ordered: bool
+) -> Iterator[dict[str, Any]]:
     sites = patients["site"].fillna("unknown").to_numpy()
     for model, probabilities in scores.probabilities.items():
-        needed = set(config.diagnosis.models[model].modalities)
-        complete = np.array([needed <= set(had.split("+")) for had in scores.modalities[model]])
+        had = [set(names.split("+")) for names in scores.modalities[model]]
+        needed = config.diagnosis.models[model].modalities
+        without = {
+            name: np.array([name not in names for names in had]) for name in MODALITIES if name in needed
+        }
+        complete = ~np.any(list(without.values()), axis=0)
         parts = [("site", site, sites == site) for site in sorted(set(sites))]
         parts += [("modalities", "complete", complete), ("modalities", "incomplete", ~complete)]
+        parts += [("missing", name, rows) for name, rows in without.items()]
         for stratum, value, rows in parts:
             if not rows.any():
                 continue
             size = int(rows.sum())
-            values = seed_mean(scores.labels[rows], probabilities[:, rows], bins=config.evaluation.ece_bins)
+            values = replicate_mean(
+                scores.labels[rows],
+                probabilities[:, rows],
+                bins=config.evaluation.ece_bins,
+                ordered=ordered,
+            )
             low, high = wilson(values["accuracy"] * size, size, config.evaluation.confidence)
             yield {
                 "model": model,
@@ -310,7 +347,7 @@ def _calibration_rows(scores: Scores, bins: int) -> Iterator[dict[str, Any]]:
                 "bin": number,
                 "low": edges[number],
                 "high": edges[number + 1],
-                "patients": rows.sum() / len(scores.seeds),
+                "patients": rows.sum() / len(scores.replicates),
                 "confidence": confidence[rows].mean() if rows.any() else float("nan"),
                 "accuracy": right[rows].mean() if rows.any() else float("nan"),
             }
@@ -342,8 +379,9 @@ def _roc_frames(scores: Scores) -> list[pd.DataFrame]:
     frames = []
     for model, probabilities in scores.probabilities.items():
         for k, name in enumerate(scores.classes):
-            for seed, own in zip(scores.seeds, probabilities, strict=True):
+            for (repeat, seed), own in zip(scores.replicates, probabilities, strict=True):
                 fpr, tpr, threshold = roc_curve(scores.labels == k, own[:, k])
                 curve = {"fpr": fpr, "tpr": tpr, "threshold": threshold}
-                frames.append(pd.DataFrame({"model": model, "class": name, "seed": seed, **curve}))
+                key = {"model": model, "class": name, "repeat": repeat, "seed": seed}
+                frames.append(pd.DataFrame({**key, **curve}))
     return frames

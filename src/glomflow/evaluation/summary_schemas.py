@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glomflow.evaluation.metrics import METRICS
+from glomflow.evaluation.metrics import METRICS, ORDERED_METRICS
 from glomflow.tables import Column, Schema
 
 _MODEL = {"model": Column("string", "name of the model in the configuration")}
@@ -16,20 +16,29 @@ _METHOD = {
         "'percentile' or 'basic' bootstrap, 'score' where the bootstrap collapsed, 'none' if undefined",
     )
 }
-_METRICS = {name: Column("float64", f"{name.replace('_', ' ')}; missing if undefined") for name in METRICS}
+_METRICS = {
+    **{name: Column("float64", f"{name.replace('_', ' ')}; missing if undefined") for name in METRICS},
+    **{
+        name: Column("float64", f"{name.replace('_', ' ')}; missing unless classes are ordered")
+        for name in ORDERED_METRICS
+    },
+}
+_REPEAT = {"repeat": Column("int64", "repeat of the cross-validation, from 0")}
 
 MODELS: Schema = {
     **_MODEL,
     "modalities": Column("string", "modalities that the model sees, joined by '+'"),
     "patients": Column("int64", "patients evaluated"),
     "seeds": Column("int64", "training seeds that metrics are averaged over"),
+    "repeats": Column("int64", "repeats of the cross-validation that metrics are averaged over"),
     "ceiling": Column("float64", "accuracy of a perfect reader of these modalities, by design (phantom)"),
     "realised_ceiling": Column("float64", "the same on the patients drawn (phantom)"),
 }
 
 PER_FOLD: Schema = {
     **_MODEL,
-    "fold": Column("int64", "outer fold"),
+    **_REPEAT,
+    "fold": Column("int64", "outer fold; numbers run on over repeats"),
     "seed": Column("int64", "training seed"),
     "patients": Column("int64", "test patients of the fold"),
     **_METRICS,
@@ -39,7 +48,7 @@ MEAN_SD: Schema = {
     **_MODEL,
     "metric": Column("string", "name of the metric"),
     "mean": Column("float64", "mean over folds of the fold's mean over seeds"),
-    "sd": Column("float64", "standard deviation over folds of the same, ddof = 0"),
+    "sd": Column("float64", "standard deviation over the folds of all repeats, ddof = 0"),
     "folds": Column("int64", "folds in which the metric is defined"),
     "seeds": Column("int64", "training seeds"),
 }
@@ -47,12 +56,12 @@ MEAN_SD: Schema = {
 POOLED: Schema = {
     **_MODEL,
     "metric": Column("string", "name of the metric"),
-    "value": Column("float64", "metric over all patients at once, mean over seeds"),
+    "value": Column("float64", "metric over all patients at once, mean over replicates"),
     **_INTERVAL,
     **_METHOD,
     "wilson_lower": Column("float64", "accuracy: lower end of Wilson's interval"),
     "wilson_upper": Column("float64", "accuracy: upper end of Wilson's interval"),
-    "sd_seeds": Column("float64", "standard deviation over seeds, ddof = 0"),
+    "sd_replicates": Column("float64", "standard deviation over replicates (repeat and seed), ddof = 0"),
     "ceiling": Column("float64", "accuracy: see models"),
     "realised_ceiling": Column("float64", "accuracy: see models"),
 }
@@ -61,7 +70,7 @@ PER_CLASS: Schema = {
     **_MODEL,
     "class": Column("string", "class"),
     "support": Column("int64", "patients of the class"),
-    "predicted": Column("float64", "patients called this class, mean over seeds"),
+    "predicted": Column("float64", "patients called this class, mean over replicates"),
     "sensitivity": Column("float64", "share of the class's patients called so"),
     "sensitivity_lower": Column("float64", "lower end of Wilson's interval"),
     "sensitivity_upper": Column("float64", "upper end of Wilson's interval"),
@@ -77,7 +86,7 @@ CONFUSION: Schema = {
     **_MODEL,
     "true": Column("string", "true class"),
     "predicted": Column("string", "class of highest probability"),
-    "count": Column("float64", "patients, mean over seeds"),
+    "count": Column("float64", "patients, mean over replicates"),
 }
 
 COMPARISONS: Schema = {
@@ -88,16 +97,18 @@ COMPARISONS: Schema = {
     **_INTERVAL,
     **_METHOD,
     "p_value": Column("float64", "two-sided p value"),
-    "test": Column("string", "'exact': McNemar (sign flips with several seeds); 'bootstrap'"),
-    "only_model": Column("float64", "patients that only model gets right, mean over seeds"),
-    "only_other": Column("float64", "patients that only other gets right, mean over seeds"),
+    "test": Column("string", "'exact': McNemar (sign flips with several replicates); 'bootstrap'"),
+    "only_model": Column("float64", "patients that only model gets right, mean over replicates"),
+    "only_other": Column("float64", "patients that only other gets right, mean over replicates"),
     "p_holm": Column("float64", "p value adjusted for the number of other models (Holm)"),
 }
 
 STRATA: Schema = {
     **_MODEL,
-    "stratum": Column("string", "'site' or 'modalities'"),
-    "value": Column("string", "the site; 'complete' or 'incomplete' for the model's modalities"),
+    "stratum": Column("string", "'site', 'modalities' or 'missing'"),
+    "value": Column(
+        "string", "the site; 'complete' or 'incomplete' for the model's modalities; the one that is missing"
+    ),
     "patients": Column("int64", "patients in the stratum"),
     **_METRICS,
     "accuracy_lower": Column("float64", "lower end of Wilson's interval of the accuracy"),
@@ -109,7 +120,7 @@ CALIBRATION: Schema = {
     "bin": Column("int64", "bin of the highest probability, from 0"),
     "low": Column("float64", "lower edge, open but for the first bin"),
     "high": Column("float64", "upper edge, closed"),
-    "patients": Column("float64", "patients in the bin, mean over seeds"),
+    "patients": Column("float64", "patients in the bin, mean over replicates"),
     "confidence": Column("float64", "mean highest probability; missing for an empty bin"),
     "accuracy": Column("float64", "share called rightly; missing for an empty bin"),
 }
@@ -117,7 +128,8 @@ CALIBRATION: Schema = {
 ROC: Schema = {
     **_MODEL,
     "class": Column("string", "class, against the rest"),
-    "seed": Column("int64", "training seed; one curve each"),
+    **_REPEAT,
+    "seed": Column("int64", "training seed; one curve per repeat and seed"),
     "fpr": Column("float64", "false positive rate, from 0 to 1 along the curve"),
     "tpr": Column("float64", "true positive rate"),
     "threshold": Column("float64", "lowest probability called positive; infinite at the first point"),

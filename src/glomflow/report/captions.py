@@ -93,6 +93,20 @@ FIGURES: dict[str, FigureText] = {
         "Accuracy of every model with its interval.",
         "Accuracy of each model as a point with an interval bar.",
     ),
+    "missing_curve": FigureText(
+        "Accuracy over the rate at which each modality is missing, one at least being left: the expectation "
+        "over all ways of missing them, with interval bands over patients.",
+        "Line plot of accuracy against the rate of missing modalities, by model.",
+    ),
+    "stage_confusion": FigureText(
+        "Confusion matrix of the stages of membranous nephropathy: stage in rows, prediction in columns; "
+        "number of patients and share of the row.",
+        "Confusion matrix of stages and predictions.",
+    ),
+    "stage_ablation": FigureText(
+        "Accuracy of every stage model with its interval.",
+        "Accuracy of each stage model as a point with an interval bar.",
+    ),
     "instance_panels": FigureText(
         "The electron micrographs that weigh most in the model's decision, by descending weight. "
         "Patients are drawn at random.",

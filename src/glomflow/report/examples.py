@@ -193,7 +193,7 @@ def instance_examples(
 
     Args:
         stores: Stores of TEM tiles.
-        instances: INSTANCES rows; of several seeds the first is shown.
+        instances: INSTANCES rows; those of TEM, of the first seed and repeat, are shown.
         patients: PATIENTS rows.
         model: The model.
         classes: Diagnoses, in order.
@@ -210,8 +210,9 @@ def instance_examples(
     Raises:
         GlomflowError: An instance has no crop, or a mask is missing.
     """
-    rows = instances[instances["model"] == model]
+    rows = instances[(instances["model"] == model) & (instances["modality"] == "TEM")]
     rows = rows[rows["seed"] == rows["seed"].min()]
+    rows = rows[rows["fold"] == rows.groupby("patient")["fold"].transform("min")]
     index = join_indexes(stores)
     unknown = sorted(set(rows["crop"]) - set(index["crop"] if len(index) else ()))
     if unknown:
@@ -234,7 +235,8 @@ def _outlook(predictions: pd.DataFrame | None, model: str, patient: str) -> str:
     if predictions is None:
         return ""
     own = predictions[(predictions["model"] == model) & (predictions["patient"] == patient)]
-    return "" if own.empty else f"→ {own.sort_values('seed')['predicted'].iloc[0]}"
+    keys = ["fold", "seed"]
+    return "" if own.empty else f"→ {own.sort_values(keys)['predicted'].iloc[0]}"
 
 
 def _panel(

@@ -195,7 +195,7 @@ def roc_curves(roc: pd.DataFrame, classes: Sequence[str], areas: Mapping[str, fl
     """Draws one-against-the-rest ROC curves of one model.
 
     Args:
-        roc: Columns class, seed, fpr, tpr of one model, in the order of the curve.
+        roc: Columns class, repeat, seed, fpr, tpr of one model, in the order of the curve.
         classes: The labels, in order.
         areas: Area under the curve per class, for the legend.
 
@@ -209,7 +209,7 @@ def roc_curves(roc: pd.DataFrame, classes: Sequence[str], areas: Mapping[str, fl
         if curve.empty:
             continue
         area = f"  AUC {areas[name]:.2f}" if areas and name in areas else ""
-        for run, (_, line) in enumerate(curve.groupby("seed", sort=True)):
+        for run, (_, line) in enumerate(curve.groupby(["repeat", "seed"], sort=True)):
             axes.plot(
                 line["fpr"],
                 line["tpr"],
@@ -333,6 +333,43 @@ def ablation(
             Line2D([], [], color=style.colour(1), linestyle="", marker="|", ms=11, mew=2, label="ceiling")
         )
     figure.legend(handles=handles, loc="outside lower right", ncols=2)
+    return figure
+
+
+@style.styled
+def missing_curve(missing: pd.DataFrame, labels: Mapping[str, str], *, chance: float | None = None) -> Figure:
+    """Draws the accuracy of models over the rate of missing modalities, with interval bands.
+
+    Args:
+        missing: Columns model, rate, metric, value, lower, upper.
+        labels: What to call a model; its order is the order of drawing.
+        chance: Accuracy of guessing.
+
+    Returns:
+        The figure.
+    """
+    figure, (axes,) = style.new_figure(style.WIDTH * 0.68, 3.3)
+    part = missing[missing["metric"] == "accuracy"]
+    models = [name for name in labels if name in set(part["model"])]
+    for index, model in enumerate(models):
+        rows = part[part["model"] == model].sort_values("rate")
+        tone = style.colour(index)
+        axes.fill_between(rows["rate"], rows["lower"], rows["upper"], color=tone, alpha=0.12, linewidth=0)
+        axes.plot(
+            rows["rate"],
+            rows["value"],
+            color=tone,
+            linestyle=style.dashes(index),
+            marker=style.marker(index),
+            label=labels[model],
+        )
+    if chance is not None:
+        axes.axhline(chance, color=style.MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
+    axes.set_xlabel("rate at which each modality is missing")
+    axes.set_ylabel("accuracy")
+    _shares(axes, x=True)
+    axes.grid(axis="y")
+    figure.legend(loc="outside upper left", ncols=2)
     return figure
 
 

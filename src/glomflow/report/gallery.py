@@ -8,7 +8,7 @@ from typing import TypeVar
 import pandas as pd
 from matplotlib.figure import Figure
 
-from glomflow.config import Config
+from glomflow.config import STAGES, Config
 from glomflow.errors import GlomflowError
 from glomflow.evaluation.detection_summary import ALL_FOLDS
 from glomflow.evaluation.explanations_files import read_maps
@@ -128,6 +128,26 @@ def _of_first(material: Material, frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["model"] == material.first_model]
 
 
+def _missing_curve(material: Material) -> Figure:
+    missing = _needed(material.missing_curve("disease"), "the table of missing modalities")
+    names = {name: material.model_label(name) for name in missing["model"].unique()}
+    return figures_metrics.missing_curve(missing, names, chance=1 / len(material.config.cohort.classes))
+
+
+def _stage_confusion(material: Material) -> Figure:
+    summary = _needed(material.stage_summary, "the summary of the stage models")
+    first = summary.confusion["model"].iloc[0]
+    rows = summary.confusion[summary.confusion["model"] == first]
+    return figures_metrics.confusion_matrix(rows, STAGES, truth="stage")
+
+
+def _stage_ablation(material: Material) -> Figure:
+    summary = _needed(material.stage_summary, "the summary of the stage models")
+    models = [str(model) for model in summary.models["model"]]
+    labels = {model: material.model_label(model) for model in models}
+    return figures_metrics.ablation(summary.pooled, models, labels, chance=1 / len(STAGES))
+
+
 def _confusion_matrix(material: Material) -> Figure:
     summary = _needed(material.summary, "the summary of the evaluation")
     return figures_metrics.confusion_matrix(
@@ -165,6 +185,7 @@ def _instance_panels(material: Material) -> Figure:
     inputs = material.inputs
     predictions = [read_table(path, PREDICTIONS, open_ended=True) for path in inputs.predictions]
     instances = _needed(read_tables(inputs.instances, INSTANCES), "the tables of instances")
+    instances = instances[instances["modality"] == "TEM"]
     weighted = [name for name in material.config.diagnosis.models if name in set(instances["model"])]
     if not weighted:
         raise GlomflowError("report: no model weights TEM tiles; leave the figure 'instance_panels' out")
@@ -291,6 +312,9 @@ MAKERS: dict[str, Callable[[Material], Figure]] = {
     "roc_curves": _roc_curves,
     "reliability": _reliability,
     "ablation": _ablation,
+    "missing_curve": _missing_curve,
+    "stage_confusion": _stage_confusion,
+    "stage_ablation": _stage_ablation,
     "instance_panels": _instance_panels,
     "explanation_panels": _explanation_panels,
     "explanation_checks": _explanation_checks,

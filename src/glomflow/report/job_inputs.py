@@ -11,6 +11,7 @@ Files = Mapping[str, str | Sequence[str]]
 Run = tuple[str, int, int]
 """Model, fold and seed of a training."""
 
+TASKS = ("disease", "stage")
 SINGLE = ("patients", "inventory", "folds", "folds_json", "deposit_hits", "deposit_tiles", "phantom")
 
 
@@ -26,10 +27,11 @@ def inputs_from_files(
 
     Args:
         files: Named inputs: those of :class:`ReportInputs` by their names; ``<modality>_crops`` and
-            ``<modality>_index`` with a file per shard; ``metrics``, ``few_shot`` and ``finder``, the files of
-            the summaries; ``explanation_maps`` and ``explanation_index`` with a file per job and
-            ``explanation_checks``, the files of the checks; ``figures``, each called by its figure's name.
-            What is absent or empty is left out.
+            ``<modality>_index`` with a file per shard; ``metrics_disease``, ``metrics_stage``, ``few_shot``
+            and ``finder``, the files of the summaries; ``missing_disease`` and ``missing_stage``;
+            ``explanation_maps`` and ``explanation_index`` with a file per job and ``explanation_checks``, the
+            files of the checks; ``figures``, each called by its figure's name. What is absent or empty is
+            left out.
         runs: Model, fold and seed of each of ``files["histories"]``.
         cohort_folder: Folder that paths of images are relative to.
         thumbnails: Folder that thumbnails are relative to.
@@ -48,15 +50,19 @@ def inputs_from_files(
         im_store=_stores(given, "im"),
         tem_store=_stores(given, "tem"),
         histories=[(*run, path) for run, path in zip(runs, given.get("histories", ()), strict=bool(runs))],
-        summary_dir=given["metrics"][0].parent if "metrics" in given else None,
+        summary_dir=_folder(given, "metrics_disease"),
+        stage_dir=_folder(given, "metrics_stage"),
+        missing={task: given[f"missing_{task}"][0] for task in TASKS if f"missing_{task}" in given},
+        trained=given.get("trained", ()),
+        searches=given.get("searches", ()),
         predictions=given.get("predictions", ()),
         instances=given.get("instances", ()),
-        few_shot_dir=given["few_shot"][0].parent if "few_shot" in given else None,
+        few_shot_dir=_folder(given, "few_shot"),
         few_shot_json=few_shot[0] if few_shot else None,
-        finder_dir=given["finder"][0].parent if "finder" in given else None,
+        finder_dir=_folder(given, "finder"),
         explanation_maps=_explanation_maps(given),
         explanation_contributions=given.get("explanation_contributions", ()),
-        explanations_dir=given["explanation_checks"][0].parent if "explanation_checks" in given else None,
+        explanations_dir=_folder(given, "explanation_checks"),
         figures={path.stem: path for path in given.get("figures", ())},
         cohort_folder=Path(cohort_folder) if cohort_folder else None,
         thumbnails=Path(thumbnails) if thumbnails else None,
@@ -66,6 +72,10 @@ def inputs_from_files(
 
 def _paths(value: str | Sequence[str]) -> list[Path]:
     return [Path(value)] if isinstance(value, str) else [Path(path) for path in value]
+
+
+def _folder(given: Mapping[str, list[Path]], name: str) -> Path | None:
+    return given[name][0].parent if name in given else None
 
 
 def _stores(given: Mapping[str, list[Path]], modality: str) -> list[Store]:

@@ -17,6 +17,7 @@ from glomflow.evaluation.detection_summary import FinderSummary
 from glomflow.evaluation.explanations import Checks
 from glomflow.evaluation.few_shot_summary import FewShotSummary
 from glomflow.evaluation.instances import HITS
+from glomflow.evaluation.missing import MISSING
 from glomflow.evaluation.summary import Summary
 from glomflow.files import read_json
 from glomflow.tables import (
@@ -50,7 +51,11 @@ class ReportInputs:
         folds: FOLDS table.
         folds_json: JSON beside it, with its digest.
         histories: Model, fold, seed and history table of every training.
-        summary_dir: Folder of the evaluation's summary.
+        summary_dir: Folder of the summary of the diagnosis models.
+        stage_dir: Folder of the summary of the stage models.
+        missing: MISSING tables by task.
+        trained: JSON of one training of each model.
+        searches: JSON of each search.
         predictions: PREDICTIONS tables (figures only).
         instances: INSTANCES tables (figures only).
         deposit_hits: HITS table of the evaluation (phantom only).
@@ -78,6 +83,10 @@ class ReportInputs:
     folds_json: Path | None = None
     histories: Sequence[tuple[str, int, int, Path]] = ()
     summary_dir: Path | None = None
+    stage_dir: Path | None = None
+    missing: Mapping[str, Path] = field(default_factory=dict)
+    trained: Sequence[Path] = ()
+    searches: Sequence[Path] = ()
     predictions: Sequence[Path] = ()
     instances: Sequence[Path] = ()
     deposit_hits: Path | None = None
@@ -182,8 +191,33 @@ class Material:
 
     @cached_property
     def summary(self) -> Summary | None:
-        """The evaluation's summary."""
+        """The summary of the diagnosis models."""
         return None if self.inputs.summary_dir is None else Summary.read(self.inputs.summary_dir)
+
+    @cached_property
+    def stage_summary(self) -> Summary | None:
+        """The summary of the stage models."""
+        return None if self.inputs.stage_dir is None else Summary.read(self.inputs.stage_dir)
+
+    def missing_curve(self, task: str) -> pd.DataFrame | None:
+        """Returns the MISSING rows of a task."""
+        path = self.inputs.missing.get(task)
+        return None if path is None else read_table(path, MISSING)
+
+    @cached_property
+    def parameters(self) -> dict[str, int]:
+        """Trained parameters of each model for which they are known."""
+        found = [read_json(path) for path in self.inputs.trained]
+        return {
+            str(one["model_name"]): int(one["trained_parameters"])
+            for one in found
+            if "trained_parameters" in one
+        }
+
+    @cached_property
+    def searches(self) -> list[dict[str, Any]]:
+        """What each search chose."""
+        return [read_json(path) for path in self.inputs.searches]
 
     @cached_property
     def few_shot(self) -> FewShotSummary | None:
@@ -223,8 +257,8 @@ class Material:
 
     @property
     def first_model(self) -> str:
-        """The model that the others are compared with."""
-        return next(iter(self.config.diagnosis.models))
+        """The diagnosis model that the others are compared with."""
+        return next(iter(self.config.diagnosis.models_of("disease")))
 
     def model_label(self, model: str) -> str:
         """Returns a model's name with its modalities: ``cmus_net (OM + IM + TEM)``."""

@@ -14,6 +14,7 @@ from glomflow.report import (
     sections_explanations,
     sections_finder,
     sections_glomeruli,
+    sections_stage,
 )
 from glomflow.report.blocks import Section
 from glomflow.report.material import Material, ReportInputs
@@ -38,9 +39,12 @@ ORDER: tuple[Callable[[Material], Section | None], ...] = (
     sections_finder.finder_section,
     sections_data.crops_section,
     sections_data.folds_section,
+    sections_stage.search_section,
     sections_data.training_section,
     sections_diagnosis.results_section,
     sections_diagnosis.ablation_section,
+    sections_diagnosis.missing_section,
+    sections_stage.stage_section,
     sections_diagnosis.instances_section,
     sections_explanations.explanations_section,
     sections_glomeruli.few_shot_section,

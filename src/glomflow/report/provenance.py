@@ -76,11 +76,13 @@ def digests(inputs: ReportInputs) -> list[tuple[str, str]]:
         ("inventory of images", inputs.inventory),
         ("phantom truth", inputs.phantom),
     ]
-    for folder, name in ((inputs.summary_dir, "pooled metrics"), (inputs.few_shot_dir, "few-shot metrics")):
+    for folder, name, table in (
+        (inputs.summary_dir, "pooled metrics", "pooled"),
+        (inputs.stage_dir, "pooled metrics of the stage", "pooled"),
+        (inputs.few_shot_dir, "few-shot metrics", "metrics"),
+    ):
         if folder is not None:
-            files.append(
-                (name, folder / ("pooled.parquet" if name == "pooled metrics" else "metrics.parquet"))
-            )
+            files.append((name, folder / f"{table}.parquet"))
     rows += [(name, sha256_file(path)) for name, path in files if path is not None]
     return rows
 

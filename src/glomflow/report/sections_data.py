@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from glomflow.config import ImCrops
+from glomflow.config import Folds, ImCrops
 from glomflow.report import tables
 from glomflow.report.blocks import Block, Bullets, Picture, Prose, Section, Table
 from glomflow.report.material import Material
@@ -232,27 +232,47 @@ def _im_colours(im: ImCrops) -> str:
     return f"{text}."
 
 
+def split_words(material: Material) -> str:
+    """Says in a few words how patients were split: ``5 folds, each once``."""
+    folds = material.config.folds
+    if folds.protocol == "leave_one_site_out":
+        return "each site left out once"
+    if folds.repeats > 1:
+        return f"{folds.repeats} times {folds.n_splits} folds, once in each"
+    return f"{folds.n_splits} folds, each once"
+
+
+def _split_prose(settings: Folds) -> str:
+    if settings.protocol == "published":
+        return (
+            "The published split: shuffled folds, not stratified, and no validation patients, so that "
+            "nothing could be selected without the test patients."
+        )
+    held_out = (
+        f"Of the patients outside the test fold, {percent(settings.validation_fraction)} are held out for "
+        "choices such as the epoch. No patient, slide or identical file is in two splits of a fold."
+    )
+    if settings.protocol == "leave_one_site_out":
+        return (
+            f"Each site is the test fold once; its patients are told by models of the other sites. {held_out}"
+        )
+    text = (
+        f"{settings.n_splits} folds, stratified by diagnosis, by stage within it"
+        + (" and by site where numbers allow it" if settings.stratify_by_site else "")
+        + ". Every patient is a test patient exactly once, with all images. "
+    )
+    if settings.repeats > 1:
+        text += f"The patients were dealt {settings.repeats} times; the table shows the first. "
+    return text + held_out
+
+
 def folds_section(material: Material) -> Section | None:
     """The folds of the cross-validation."""
     folds, patients = material.folds, material.patients
     if folds is None or patients is None:
         return None
-    settings = material.config.folds
-    if settings.protocol == "published":
-        text = (
-            "The published split: shuffled folds, not stratified, and no validation patients, so that "
-            "nothing could be selected without the test patients."
-        )
-    else:
-        text = (
-            f"{settings.n_splits} folds, stratified by diagnosis"
-            + (" and by site where numbers allow it" if settings.stratify_by_site else "")
-            + ". Every patient is a test patient exactly once, with all images. Of the patients outside "
-            f"the test fold, {percent(settings.validation_fraction)} are held out to select the epoch. No "
-            "patient, slide or identical file is in two splits of a fold."
-        )
-    table = tables.folds_table(folds, patients, material.config.cohort.classes)
-    return Section("folds", "Folds", [Prose(text), table])
+    table = tables.folds_table(folds[folds["repeat"] == 0], patients, material.config.cohort.classes)
+    return Section("folds", "Folds", [Prose(_split_prose(material.config.folds)), table])
 
 
 def training_section(material: Material) -> Section | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from glomflow.config import Model
 from glomflow.evaluation.summary import Summary
 from glomflow.report import tables, tables_results
 from glomflow.report.blocks import Block, Heading, KeyFigures, PictureRow, Prose, Section
@@ -14,8 +15,9 @@ from glomflow.report.numbers import (
     percent,
     percent_interval,
     points_interval,
+    thousands,
 )
-from glomflow.report.sections_data import exclusion_sentences, figure
+from glomflow.report.sections_data import exclusion_sentences, figure, split_words
 from glomflow.report.tables import Record, ends, keyed
 
 
@@ -64,21 +66,23 @@ def _key_figures(material: Material, cells: dict[tuple[str, ...], Record], first
             ("Accuracy", percent(accuracy["value"]), beneath),
             ("Macro AUC", number(auc["value"]), f"{number(auc['lower'])}–{number(auc['upper'])}"),
             ("Calibration error", number(ece["value"]), f"{number(ece['lower'])}–{number(ece['upper'])}"),
-            ("Test patients", str(_patients(material)), f"{material.config.folds.n_splits} folds, each once"),
+            ("Test patients", str(_patients(material)), split_words(material)),
         ]
     )
 
 
 def _accuracy_sentence(material: Material, accuracy: Record) -> str:
     label = material.model_label(material.first_model)
-    seeds = len(material.config.diagnosis.training.seeds)
-    mean = f", as the mean of {seeds} training seeds" if seeds > 1 else ""
+    training, repeats = material.config.diagnosis.training, material.config.folds.repeats
+    draws = [f"{len(training.seeds)} training seeds"] if len(training.seeds) > 1 else []
+    draws += [f"{repeats} repeats of the cross-validation"] if repeats > 1 else []
+    mean = f", as the mean of {listing(draws)}" if draws else ""
     classes = listing(list(material.config.cohort.classes), "or")
     return (
         f"The model {label} classified {percent(accuracy['value'])} of "
         f"{count(_patients(material), 'patient')} correctly as {classes} ({confidence(material)} interval "
-        f"{percent_interval(accuracy['lower'], accuracy['upper'])}), each predicted once by a model that had "
-        f"not seen the patient{mean}."
+        f"{percent_interval(accuracy['lower'], accuracy['upper'])}), each predicted by models that had not "
+        f"seen the patient{mean}."
     )
 
 
@@ -121,8 +125,63 @@ def _comparison_sentences(
     return [
         f"{what}, {material.model_label(best)}, reached {percent(value)}: a difference of {points}, "
         f"{p_text(row['p_holm'])} after adjustment for all comparisons. "
-        + verdict(row, 1 - material.config.evaluation.confidence)
+        + verdict(row, 1 - material.config.evaluation.confidence),
+        *favoured_sentences(material, summary),
     ]
+
+
+def favoured_sentences(material: Material, summary: Summary) -> list[str]:
+    """Says which other models are better than the first after adjustment, by how much, and what differs.
+
+    Args:
+        material: The report's material.
+        summary: Summary of a task.
+    """
+    rows = keyed(summary.comparisons, "other", "metric")
+    first, alpha = models(summary)[0], 1 - material.config.evaluation.confidence
+    better = [
+        (other, row)
+        for other in models(summary)[1:]
+        if (row := rows[other, "accuracy"])["p_holm"] < alpha and row["difference"] < 0
+    ]
+    if not better:
+        return [f"No other model is more accurate than {first} by more than the choice of patients explains."]
+    sentences = []
+    for other, row in better:
+        gain = points_interval(-row["difference"], -row["upper"], -row["lower"])
+        text = f"{other} beats {first} by {gain}, {p_text(row['p_holm'])} after adjustment"
+        found = differences(material, first, other)
+        sentences.append(text + (f"; it has {listing(found)}." if found else "."))
+    return sentences
+
+
+_SHOWN = 4
+
+
+def differences(material: Material, first: str, other: str) -> list[str]:
+    """Lists in words how a model's settings and size differ from those of the first."""
+    settings = material.config.diagnosis.models
+    if first not in settings or other not in settings:
+        return []
+    pairs = zip(_flat(settings[first]).items(), _flat(settings[other]).values(), strict=True)
+    found = [f"{key} {now} instead of {before}" for (key, before), now in pairs if now != before]
+    if len(found) > _SHOWN:
+        found = [*found[:_SHOWN], f"{len(found) - _SHOWN} other settings of its own"]
+    sizes = material.parameters
+    if first in sizes and other in sizes and sizes[first] != sizes[other]:
+        found.append(f"{thousands(sizes[other])} trained weights instead of {thousands(sizes[first])}")
+    return found
+
+
+def _flat(model: Model) -> dict[str, str]:
+    """Returns a model's settings as text by dotted key."""
+    flat: dict[str, str] = {}
+    for key, value in model.model_dump().items():
+        if key in ("smil", "om_bag", "im_bag", "cmsa"):
+            flat |= {f"{key}.{name}": str(inner) for name, inner in value.items()}
+        else:
+            flat[key] = " + ".join(value) if isinstance(value, list) else str(value)
+    return flat
 
 
 def verdict(row: Record, alpha: float, units: str = "patients") -> str:
@@ -196,9 +255,31 @@ def ablation_section(material: Material) -> Section | None:
             "others on the same patients, so that a difference is not one of cohorts."
         ),
         *figure(material, "ablation", CEILINGS if material.is_phantom else ""),
-        tables_results.ablation_table(summary.pooled, summary.comparisons, names, material.model_label),
+        tables_results.ablation_table(
+            summary.pooled, summary.comparisons, names, material.model_label, material.parameters
+        ),
+        Prose(" ".join(favoured_sentences(material, summary))),
     ]
-    return Section("ablation", "What each modality adds", blocks)
+    return Section("ablation", "Models compared", blocks)
+
+
+def missing_section(material: Material) -> Section | None:
+    """What is left of the accuracy when modalities are missing."""
+    curve = figure(material, "missing_curve")
+    missing = material.missing_curve("disease")
+    if missing is None:
+        return None
+    blocks: list[Block] = [
+        Prose(
+            "Every test patient was predicted from every subset of the modalities at hand as well. From "
+            "these follows what to expect when each modality is missing at some rate, independently of the "
+            "others and of the diagnosis, and one at least is left. Where images are missing for a reason, "
+            "the real loss may differ. The models were not trained again."
+        ),
+        *curve,
+        tables_results.missing_table(missing, material.model_label),
+    ]
+    return Section("missing", "When modalities are missing", blocks)
 
 
 def instances_section(material: Material) -> Section | None:

@@ -101,13 +101,16 @@ def limits(material: Material) -> list[tuple[str, str]]:
                 "it draws by. No number here estimates what the model would do in a hospital.",
             )
         )
-    items.append(
-        (
-            "Another hospital",
-            "Training and test cases come from the same places. The numbers speak of further cases from "
-            "these laboratories, not of a new one with its own stains, microscopes and case mix.",
-        )
+    another = (
+        "Training and test cases come from the same places. The numbers speak of further cases from "
+        "these laboratories, not of a new one with its own stains, microscopes and case mix."
     )
+    if material.config.folds.protocol == "leave_one_site_out" and material.summary is not None:
+        another = (
+            "Each site was told by models of the others, which is what a new laboratory would meet; but "
+            "there are only so many sites, and the intervals resample patients, not sites."
+        )
+    items.append(("Another hospital", another))
     if material.summary is not None:
         items += _diagnosis_limits(material)
     if material.few_shot is not None:
@@ -135,12 +138,14 @@ def limits(material: Material) -> list[tuple[str, str]]:
 
 def _diagnosis_limits(material: Material) -> list[tuple[str, str]]:
     settings = material.config.diagnosis
-    seeds = len(settings.training.seeds)
+    folds, seeds = material.config.folds, len(settings.training.seeds)
+    left = ["seed"] if seeds == 1 else []
+    left += ["choice of folds"] if folds.repeats == 1 and folds.protocol != "leave_one_site_out" else []
     items = [
         (
             "Training is a draw, too",
             "The intervals resample patients with the predictions as they are. They leave out what another "
-            + ("seed or other folds" if seeds == 1 else "choice of folds")
+            + listing([*left, "draw of training patients"], "or")
             + " would change; the SD over folds hints at it, but folds share training patients.",
         ),
         (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
@@ -29,6 +29,9 @@ METRICS = {
 }
 """Metrics as headers, in the order of the tables."""
 
+ORDERED = {"quadratic_kappa": "quadratic κ", "absolute_error": "mean error, stages"}
+"""Metrics of ordered classes as headers."""
+
 MEASURES = {
     "top1": "heaviest instance shows a deposit",
     "top3": "share of the three heaviest instances that show one",
@@ -37,56 +40,66 @@ MEASURES = {
 }
 """Measures of the deposit hits in words."""
 
+PREPOSITIONS = {"site": "at ", "missing": "without "}
+"""What stands before the value of a stratum."""
+
 Name = Callable[[str], str]
 
 
 def per_fold_table(per_fold: pd.DataFrame, mean_sd: pd.DataFrame, model: str) -> Table:
     """Lists a model's metrics fold by fold, and their mean and standard deviation."""
     part = per_fold[per_fold["model"] == model]
-    seeds = part["seed"].nunique() > 1
+    keys = [key for key in ("repeat", "seed") if part[key].nunique() > 1]
+    means = keyed(mean_sd, "model", "metric")
+    shown = _metrics(means, model)
     rows = [
         (
             str(row["fold"]),
-            *([str(row["seed"])] if seeds else []),
+            *(str(row[key]) for key in keys),
             str(row["patients"]),
-            *(number(row[metric]) for metric in METRICS),
+            *(number(row[metric]) for metric in shown),
         )
         for row in records(part)
     ]
-    means = keyed(mean_sd, "model", "metric")
-    last = [spread(means[model, metric]["mean"], means[model, metric]["sd"]) for metric in METRICS]
+    last = [spread(means[model, metric]["mean"], means[model, metric]["sd"]) for metric in shown]
     return Table(
         caption="Test metrics fold by fold.",
-        headers=("fold", *(["seed"] if seeds else []), "patients", *METRICS.values()),
-        rows=[*rows, ("mean ± SD", *([""] if seeds else []), "", *last)],
+        headers=("fold", *keys, "patients", *shown.values()),
+        rows=[*rows, ("mean ± SD", *("" for _ in keys), "", *last)],
         strong_rows=frozenset({len(rows)}),
-        note="The SD is over folds" + (", of each fold's mean over seeds." if seeds else "."),
+        note="The SD is over folds" + (", of each fold's mean over seeds." if "seed" in keys else "."),
     )
+
+
+def _metrics(cells: dict[tuple[str, ...], Record], model: str) -> dict[str, str]:
+    """Returns the headers of the metrics that a model has."""
+    return {name: words for name, words in {**METRICS, **ORDERED}.items() if (model, name) in cells}
 
 
 def pooled_table(pooled: pd.DataFrame, mean_sd: pd.DataFrame, models: Sequence[str], name: Name) -> Table:
     """Lists every model's metrics over all test patients with their intervals."""
     cells, means = keyed(pooled, "model", "metric"), keyed(mean_sd, "model", "metric")
+    shown = _metrics(cells, models[0])
     rows = []
     for model in models:
         accuracy = means[model, "accuracy"]
         rows.append(
             (
                 name(model),
-                *(interval(*ends(cells[model, metric])) for metric in METRICS),
+                *(interval(*ends(cells[model, metric])) for metric in shown),
                 spread(accuracy["mean"], accuracy["sd"]),
             )
         )
     return Table(
         caption="All test patients at once, with intervals; and the mean ± SD over folds of the accuracy.",
-        headers=("model", *METRICS.values(), "accuracy, mean ± SD"),
+        headers=("model", *shown.values(), "accuracy, mean ± SD"),
         rows=rows,
         strong_rows=frozenset({0}),
     )
 
 
-def per_class_table(per_class: pd.DataFrame, model: str) -> Table:
-    """Lists a model's sensitivity, specificity and more for every class."""
+def per_class_table(per_class: pd.DataFrame, model: str, noun: str = "diagnosis") -> Table:
+    """Lists a model's sensitivity, specificity and more for every class; ``noun`` is what a class is."""
     rows = [
         (
             row["class"],
@@ -100,22 +113,23 @@ def per_class_table(per_class: pd.DataFrame, model: str) -> Table:
         for row in records(per_class[per_class["model"] == model])
     ]
     return Table(
-        caption="Each diagnosis against the others.",
-        headers=("diagnosis", "patients", "sensitivity", "specificity", "precision", "F1", "AUC"),
+        caption=f"Each {noun} against the others.",
+        headers=(noun, "patients", "sensitivity", "specificity", "precision", "F1", "AUC"),
         rows=rows,
     )
 
 
 def strata_table(strata: pd.DataFrame, model: str) -> Table | None:
-    """Lists a model's accuracy by site and by completeness; None if there is only one stratum."""
+    """Lists a model's accuracy by site, by completeness and without each modality; None for one stratum."""
     part = strata[strata["model"] == model]
-    kept = part[part.groupby("stratum")["value"].transform("nunique") > 1]
+    several = part.groupby("stratum")["value"].transform("nunique") > 1
+    kept = part[several | (part["stratum"] == "missing")]
     if kept.empty:
         return None
     words = {"complete": "all modalities at hand", "incomplete": "a modality missing"}
     rows = [
         (
-            f"at {row['value']}" if row["stratum"] == "site" else words.get(row["value"], text(row["value"])),
+            PREPOSITIONS.get(row["stratum"], "") + words.get(row["value"], text(row["value"])),
             thousands(int(row["patients"])),
             interval(*ends(row, "accuracy", "accuracy_")),
             number(row["macro_auc"]),
@@ -130,9 +144,21 @@ def strata_table(strata: pd.DataFrame, model: str) -> Table | None:
 
 
 def ablation_table(
-    pooled: pd.DataFrame, comparisons: pd.DataFrame, models: Sequence[str], name: Name
+    pooled: pd.DataFrame,
+    comparisons: pd.DataFrame,
+    models: Sequence[str],
+    name: Name,
+    parameters: Mapping[str, int] | None = None,
 ) -> Table:
-    """Sets every model beside its ceiling and beside the first model, pair by pair of predictions."""
+    """Sets every model beside its ceiling and beside the first model, pair by pair of predictions.
+
+    Args:
+        pooled: POOLED rows.
+        comparisons: COMPARISONS rows.
+        models: Models in order.
+        name: What to call a model.
+        parameters: Trained parameters of models.
+    """
     cells = keyed(pooled, "model", "metric")
     paired = keyed(comparisons, "other", "metric")
     ceilings = bool(pooled["ceiling"].notna().any())
@@ -143,6 +169,8 @@ def ablation_table(
         if ceilings:
             row += [number(accuracy["ceiling"]), number(accuracy["realised_ceiling"])]
         other = paired.get((model, "accuracy"))
+        if parameters:
+            row.append(thousands(parameters[model]) if model in parameters else "")
         row += ["", "", "", ""] if other is None else _comparison_cells(other)
         rows.append(tuple(row))
     return Table(
@@ -151,6 +179,7 @@ def ablation_table(
             "model",
             "accuracy",
             *(("ceiling by design", "ceiling of this cohort") if ceilings else ()),
+            *(("trained weights",) if parameters else ()),
             "difference",
             "right alone, first : this",
             "P",
@@ -159,7 +188,7 @@ def ablation_table(
         rows=rows,
         strong_rows=frozenset({0}),
         note="Right alone: patients that only one of the two gets right. P: exact paired test on them "
-        "(McNemar; sign flips with several seeds). Holm: adjusted for the number of comparisons here.",
+        "(McNemar; sign flips with several seeds or repeats). Holm: adjusted for the number of comparisons.",
     )
 
 
@@ -175,6 +204,24 @@ def _comparison_cells(row: Record) -> list[str]:
         p_value(row["p_value"]),
         p_value(row["p_holm"]),
     ]
+
+
+def missing_table(missing: pd.DataFrame, name: Name, rates: Sequence[float] = (0.0, 0.3, 0.6, 0.9)) -> Table:
+    """Lists accuracy and balanced accuracy at some rates of missing modalities."""
+    part = missing[missing["rate"].isin(rates)]
+    rows = []
+    for model in part["model"].unique():
+        for metric in ("accuracy", "balanced_accuracy"):
+            own = part[(part["model"] == model) & (part["metric"] == metric)].sort_values("rate")
+            title = name(model) if metric == "accuracy" else ""
+            cells = [percent_cell(*ends(row)) for row in records(own)]
+            rows.append((title, METRICS[metric], *cells))
+    return Table(
+        caption="Expected when each modality is missing at a rate, one at least being left.",
+        headers=("model", "metric", *(f"rate {rate:g}" for rate in rates)),
+        rows=rows,
+        text_columns=frozenset({0, 1}),
+    )
 
 
 def deposit_table(hits: pd.DataFrame, name: Name) -> Table:

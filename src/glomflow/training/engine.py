@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from glomflow import config
-from glomflow.errors import GlomflowError
+from glomflow.errors import DivergedError, GlomflowError
 from glomflow.models.losses import Criterion
 from glomflow.models.outputs import Outputs
 from glomflow.training.checkpoints import Checkpoint, Observer
@@ -223,7 +223,7 @@ def _check_finite(task: Task, losses: list[Tensor], steps: Sequence[Tensor], wha
         bad = rows[~finite[start : start + len(rows)]]
         if len(bad):
             names = sorted(task.patients[place] for place in bad.tolist())
-            raise GlomflowError(
+            raise DivergedError(
                 f"{task.name}: the loss {what} is not finite, first for {', '.join(names[:5])}; look at "
                 "these patients' images and features, or lower diagnosis.training.learning_rate"
             )

@@ -40,7 +40,8 @@ from glomflow.training.features import resolve_device
 from glomflow.training.fit import build_model, is_frozen
 from glomflow.training.predict import load_trained
 from glomflow.training.seeds import deterministic, seeded_torch, shuffled
-from glomflow.training.shapley import Coalition, coalitions, shapley_values
+from glomflow.training.shapley import Coalition, shapley_values
+from glomflow.training.subsets import restricted, subsets
 
 RANDOM_ORDERS = 4
 """Random orders of the tokens that deletion and insertion are compared with, per patient."""
@@ -321,18 +322,12 @@ def subset_probabilities(net: PatientNet, batch: Batch, present: Sequence[str]) 
         present: Modalities that the patient has.
 
     Returns:
-        (K,) float64 per subset; modalities outside it are hidden as if the patient lacked them.
+        (K,) float64 per subset; modalities outside it are missing.
     """
-    subsets = [subset for subset in coalitions(present) if subset]
-    maps, masks = {}, {}
-    for name, mask in batch.masks.items():
-        shown = torch.tensor([name in subset for subset in subsets], device=mask.device)
-        masks[name] = mask.expand(len(subsets), -1) & shown[:, None]
-        copies = batch.maps[name].expand(len(subsets), *batch.maps[name].shape[1:])
-        maps[name] = copies.masked_fill(~masks[name][..., None, None, None], 0)
     with torch.no_grad():
-        chances = probabilities(net(Batch(maps, masks)))
-    return dict(zip(subsets, chances, strict=True))
+        return {
+            frozenset(subset): probabilities(net(restricted(batch, subset)))[0] for subset in subsets(present)
+        }
 
 
 def _contributions(
