@@ -42,5 +42,12 @@ if SEARCH:
 
 include: "rules/diagnosis.smk"
 include: "rules/evaluation.smk"
+
+
+if EXPLAINED:
+
+    include: "rules/explain.smk"
+
+
 include: "rules/few_shot.smk"
 include: "rules/report.smk"

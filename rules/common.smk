@@ -15,6 +15,7 @@ from glomflow.cohort.phantom.sites import SITES as PHANTOM_SITES
 from glomflow.environment import expose_library
 from glomflow.errors import CohortError, ConfigError
 from glomflow.evaluation.detection_summary import TABLES as FINDER_TABLES
+from glomflow.evaluation.explanations import TABLES as EXPLANATION_CHECKS
 from glomflow.evaluation.summary_schemas import TABLES
 
 BASE = Path(workflow.basedir)
@@ -62,6 +63,9 @@ FINDER_CURVES = ["finder_precision_recall", "finder_counts"]
 FINDER_JUDGED = CONFIG.imaging.finder.enabled
 FEW_SHOT_TABLES = ("metrics", "per_run", "comparisons", "confusion")
 FINDER = CONFIG.imaging.finder
+EXPLAINED = CONFIG.diagnosis.explained if DIAGNOSIS else []
+EXPLANATION_TABLES = list(EXPLANATION_CHECKS)
+EXPLANATION_CURVES = ["explanation_checks", "explanation_contributions"]
 FINDERS = [*map(str, range(FINDER.n_splits)), "all"] if FINDER.model == "train" else []
 
 
@@ -375,6 +379,44 @@ def model_settings(model):
     }
 
 
+def explain_settings(model):
+    """What an explanation depends on beyond its model."""
+    settings = model_settings(model)
+    keys = {"attribution", "steps", "randomised"}
+    settings["diagnosis"]["explanations"] = CONFIG.diagnosis.explanations.model_dump(
+        mode="json", include=keys
+    )
+    return settings
+
+
+def explained(suffix):
+    """A file per explained model, fold and seed."""
+    return expand(
+        f"{R}/explanations/{{model}}/fold{{fold}}_seed{{seed}}{suffix}",
+        model=EXPLAINED,
+        fold=FOLDS,
+        seed=SEEDS,
+    )
+
+
+def explanation_files():
+    """What the explain jobs wrote."""
+    return {
+        "explanation_maps": explained(".npy"),
+        "explanation_index": explained(".parquet"),
+        "explanation_contributions": explained(".contributions.parquet"),
+        "explanation_curves": explained(".curves.parquet"),
+    }
+
+
+def explanation_checks_settings():
+    """What the checks of explanations depend on."""
+    sizes = {
+        name: {"size": getattr(CONFIG.imaging, name).size} for name in ("om", "tem")
+    }
+    return {**evaluation_settings(), "imaging": sizes}
+
+
 def search_settings(model):
     """What a search needs of the configuration, and no more."""
     settings = model_settings(model)
@@ -456,6 +498,12 @@ def report_inputs():
         shown += [f"{R}/figures/instance_panels.png"] if INSTANCES else []
         if PHANTOM and INSTANCES:
             files["deposit_hits"] = f"{R}/metrics/deposits.parquet"
+    if EXPLAINED:
+        files["explanation_checks"] = [
+            f"{R}/explanations/{name}.parquet" for name in EXPLANATION_TABLES
+        ]
+        shown += [f"{R}/figures/explanation_panels.png"]
+        shown += [f"{R}/figures/{name}.svg" for name in EXPLANATION_CURVES]
     if FEW_SHOT:
         files["few_shot"] = [f"{R}/few_shot/{name}.parquet" for name in FEW_SHOT_TABLES]
         files["few_shot_json"] = f"{R}/few_shot/draws.json"

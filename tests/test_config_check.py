@@ -453,3 +453,19 @@ def test_field_help_of_an_unknown_key(path, message):
     with pytest.raises(ConfigError) as caught:
         field_help(path)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ("net", "diagnosis.explanations.models: 'net' is a logistic_regression on pooled features"),
+        ("other", "diagnosis.explanations.models: there is no model 'other'; the models are net"),
+    ],
+)
+def test_only_networks_are_explained(named: str, expected: str) -> None:
+    models = {"net": {"kind": "logistic_regression"}}
+    raw = {"diagnosis": {"models": models, "explanations": {"enabled": True, "models": [named]}}}
+    with pytest.raises(ConfigError, match=expected):
+        load_config(raw)
+    raw["diagnosis"]["explanations"]["enabled"] = False
+    assert load_config(raw).diagnosis.explained == []

@@ -145,6 +145,28 @@ class Diagnosis(Section):
         """The tasks of the models, in the order of their first model."""
         return list(dict.fromkeys(model.task for model in self.models.values()))
 
+    @property
+    def explained(self) -> list[str]:
+        """The models whose predictions are explained; none unless explanations are enabled."""
+        if not self.explanations.enabled:
+            return []
+        return list(self.explanations.models) or list(self.models)[:1]
+
+    @model_validator(mode="after")
+    def _explained_models_have_maps(self) -> Self:
+        for name in self.explained:
+            if name not in self.models:
+                raise ValueError(
+                    f"diagnosis.explanations.models: there is no model '{name}'; the models are "
+                    f"{', '.join(self.models)}"
+                )
+            if self.models[name].kind in TabularKinds:
+                raise ValueError(
+                    f"diagnosis.explanations.models: '{name}' is a {self.models[name].kind} on pooled "
+                    "features, which have no place in an image; name models of other kinds"
+                )
+        return self
+
 
 class FewShot(Section):
     """The glomerulus track: a linear probe on frozen features."""

@@ -112,6 +112,27 @@ FIGURES: dict[str, FigureText] = {
         "Patients are drawn at random.",
         "Rows of electron micrographs with their weights.",
     ),
+    "explanation_panels": FigureText(
+        "What single predictions rest on. Top: the crops, TEM tiles by how much their map speaks for the "
+        "predicted class. Middle: the map over the crop in grey; its scale is that of the patient and "
+        "modality. Bottom: attention that other modalities pay, and how each modality moves the probability "
+        "of the predicted class from its share of the training patients to what the model states. Right and "
+        "wrong predictions, the first of each by a hash of the patient's name.",
+        "Per patient: crops, the same with maps laid over them, and a bar per modality.",
+    ),
+    "explanation_checks": FigureText(
+        "How far the maps can be trusted. Left: agreement with what is known, beside chance (bar). Middle: "
+        "probability of the predicted class as tokens are taken away, the highest of the map first "
+        "(deletion), or put into an empty patient (insertion), and in random order. Right: agreement with "
+        "maps of models whose weights were drawn afresh; low means that maps depend on what was learned.",
+        "Points with intervals beside chance; curves of deletion and insertion; points of agreement with "
+        "randomised models.",
+    ),
+    "explanation_contributions": FigureText(
+        "Mean contribution of each modality to the probability of the predicted class (Shapley values), with "
+        "intervals over patients.",
+        "Bars of contributions by predicted class and modality.",
+    ),
     "few_shot_curves": FigureText(
         "Balanced accuracy over the number of labelled glomeruli per class: mean over runs, with intervals "
         "that respect slides.",

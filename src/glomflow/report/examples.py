@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from glomflow.errors import GlomflowError
+from glomflow.evaluation.explanation_truth import tile_deposits
 from glomflow.report.figures_images import InstancePanel, Pixels, StainPair, Tile
 
 Mask = NDArray[np.bool_]
@@ -266,23 +267,3 @@ def _panel(
         masks=masks,
         outlook=outlook,
     )
-
-
-def tile_deposits(row: Mapping[str, Any], mask: Mask, shape: tuple[int, ...]) -> Mask:
-    """Cuts a tile's part out of its image's deposit mask, at the tile's resolution.
-
-    Args:
-        row: The tile's x, y, width and height, px of the image.
-        mask: (H, W) bool of the image.
-        shape: Rows and columns of the tile.
-
-    Returns:
-        Bool of the tile's shape; False beyond the image.
-    """
-    rows = np.floor(row["y"] + (np.arange(shape[0]) + 0.5) / shape[0] * row["height"]).astype(int)
-    columns = np.floor(row["x"] + (np.arange(shape[1]) + 0.5) / shape[1] * row["width"]).astype(int)
-    inside = np.ix_((rows >= 0) & (rows < mask.shape[0]), (columns >= 0) & (columns < mask.shape[1]))
-    result = np.zeros(shape, dtype=bool)
-    nearest = np.ix_(np.clip(rows, 0, mask.shape[0] - 1), np.clip(columns, 0, mask.shape[1] - 1))
-    result[inside] = mask[nearest][inside]
-    return result

@@ -72,7 +72,7 @@ class InstancePanel:
     outlook: str = ""
 
 
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+def canvas(width: float, height: float) -> tuple[Figure, Axes]:
     """Makes a figure whose single axes is measured in inches from the top left corner."""
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
@@ -81,13 +81,14 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _frame(axes: Axes, width: float, height: float) -> None:
+def frame(axes: Axes, width: float, height: float) -> None:
+    """Lets the axes of :func:`canvas` measure inches from the top left corner."""
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     axes.set_aspect("auto")
 
 
-def _place(axes: Axes, image: Pixels, x: float, y: float, edge: float) -> tuple[float, float, float, float]:
+def place(axes: Axes, image: Pixels, x: float, y: float, edge: float) -> tuple[float, float, float, float]:
     """Draws an image centred in a square; returns its left, top, width and height, inches."""
     pixels = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
     height, width = pixels.shape[:2]
@@ -130,7 +131,7 @@ def contact_sheet(groups: Mapping[str, Sequence[Tile]], *, columns: int = 6, bes
         heading + pitch * max(-(-len(groups[name]) // columns) or 1 for name in band) for band in bands
     ]
     total = max(sum(heights) + 0.06 * len(bands), 0.5)
-    figure, axes = _canvas(style.WIDTH, total)
+    figure, axes = canvas(style.WIDTH, total)
     top = 0.0
     for band, height in zip(bands, heights, strict=True):
         for place, name in enumerate(band):
@@ -140,7 +141,7 @@ def contact_sheet(groups: Mapping[str, Sequence[Tile]], *, columns: int = 6, bes
                 axes.text(left, top + heading + 0.2, "none", color=style.MUTED)
             _tiles(axes, groups[name], (left, top + heading), (edge + GAP, pitch), columns)
         top += height + 0.06
-    _frame(axes, style.WIDTH, total)
+    frame(axes, style.WIDTH, total)
     return figure
 
 
@@ -163,7 +164,7 @@ def _tiles(
     for index, tile in enumerate(tiles):
         x = corner[0] + (index % columns) * pitch[0]
         y = corner[1] + (index // columns) * pitch[1]
-        _place(axes, tile.image, x, y, edge)
+        place(axes, tile.image, x, y, edge)
         options: dict[str, str] = {"ha": "center", "va": "top", "color": style.INK}
         axes.text(x + edge / 2, y + edge + 0.03, tile.caption, fontsize=6.5, **options)  # type: ignore[arg-type]
 
@@ -183,7 +184,7 @@ def stain_panels(pairs: Sequence[StainPair], *, columns: int = 6) -> Figure:
     edge = (style.WIDTH - margin - columns * GAP) / columns
     pitch = 2 * (edge + GAP) + 0.3
     rows = max(1, -(-len(pairs) // columns))
-    figure, axes = _canvas(style.WIDTH, rows * pitch)
+    figure, axes = canvas(style.WIDTH, rows * pitch)
     for row in range(rows):
         for line, name in enumerate(("before", "after")):
             y = row * pitch + 0.2 + line * (edge + GAP) + edge / 2
@@ -192,9 +193,9 @@ def stain_panels(pairs: Sequence[StainPair], *, columns: int = 6) -> Figure:
         x = margin + (index % columns) * (edge + GAP)
         y = (index // columns) * pitch + 0.2
         axes.text(x + edge / 2, y - 0.05, pair.title, ha="center", va="baseline", fontsize=6.8)
-        _place(axes, pair.before, x, y, edge)
-        _place(axes, pair.after, x, y + edge + GAP, edge)
-    _frame(axes, style.WIDTH, rows * pitch)
+        place(axes, pair.before, x, y, edge)
+        place(axes, pair.after, x, y + edge + GAP, edge)
+    frame(axes, style.WIDTH, rows * pitch)
     return figure
 
 
@@ -219,14 +220,14 @@ def instance_panels(panels: Sequence[InstancePanel], *, columns: int = 6) -> Fig
         return heading + rows * (edge + GAP) + caption + 0.08
 
     total = max(sum(height(panel) for panel in panels), 0.5)
-    figure, axes = _canvas(style.WIDTH, total)
+    figure, axes = canvas(style.WIDTH, total)
     top = 0.0
     for panel in panels:
         title = f"{panel.title}   {panel.outlook}" if panel.outlook else panel.title
         axes.text(0, top + heading - 0.1, title, fontweight="bold", va="baseline", fontsize=8.5)
         _instance_rows(axes, panel, margin, top + heading, edge, columns)
         top += height(panel)
-    _frame(axes, style.WIDTH, total)
+    frame(axes, style.WIDTH, total)
     return figure
 
 
@@ -244,10 +245,10 @@ def _instance_rows(
         if index == columns:
             break
         x = margin + index * (edge + GAP)
-        _place(axes, tile, x, top, edge)
+        place(axes, tile, x, top, edge)
         note = f"weight {weight:.2f}" if kept else "filtered out"
         if truth:
-            box = _place(axes, tile, x, top + edge + GAP, edge)
+            box = place(axes, tile, x, top + edge + GAP, edge)
             note += _truth(axes, mask, box)
         axes.text(x + edge / 2, bottom + 0.02, note, ha="center", va="top", fontsize=6.8)
 
@@ -255,6 +256,22 @@ def _instance_rows(
 def _truth(axes: Axes, mask: NDArray[np.bool_] | None, box: tuple[float, float, float, float]) -> str:
     if mask is None or not mask.any():
         return "" if mask is None else " · none"
+    left, top, width, height = box
+    outline_mask(axes, mask, box)
+    axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor=style.DEPOSIT, linewidth=1.6))
+    return " · deposit"
+
+
+def outline_mask(axes: Axes, mask: NDArray[np.bool_] | None, box: tuple[float, float, float, float]) -> None:
+    """Outlines the deposits of a tile, if there are any.
+
+    Args:
+        axes: Axes of :func:`canvas`.
+        mask: (H, W) bool; None draws nothing.
+        box: Left, top, width and height of the tile, inches.
+    """
+    if mask is None or not mask.any():
+        return
     left, top, width, height = box
     rows, columns = mask.shape
     axes.contour(
@@ -265,5 +282,3 @@ def _truth(axes: Axes, mask: NDArray[np.bool_] | None, box: tuple[float, float, 
         colors=[style.DEPOSIT],
         linewidths=1.1,
     )
-    axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor=style.DEPOSIT, linewidth=1.6))
-    return " · deposit"

@@ -11,12 +11,15 @@ from matplotlib.figure import Figure
 from glomflow.config import STAGES, Config
 from glomflow.errors import GlomflowError
 from glomflow.evaluation.detection_summary import ALL_FOLDS
+from glomflow.evaluation.explanations_files import read_maps
 from glomflow.evaluation.instances import TILES
 from glomflow.imaging.crop_store import read_store
 from glomflow.report import (
     examples,
+    examples_explanations,
     examples_finder,
     examples_quality,
+    figures_explanations,
     figures_finder,
     figures_images,
     figures_metrics,
@@ -25,6 +28,7 @@ from glomflow.report.material import Material, ReportInputs, Store, read_tables
 from glomflow.report.sections_data import lesion_classes
 from glomflow.report.sections_glomeruli import METHODS
 from glomflow.tables import INSTANCES, PREDICTIONS, read_table
+from glomflow.tables_explanations import CONTRIBUTIONS
 
 T = TypeVar("T")
 
@@ -199,6 +203,64 @@ def _instance_panels(material: Material) -> Figure:
     return figures_images.instance_panels(panels)
 
 
+def _explained(material: Material) -> str:
+    names = material.config.diagnosis.explained
+    if not names:
+        raise GlomflowError("report: no model is explained; set diagnosis.explanations.enabled: true")
+    return names[0]
+
+
+def _explanation_panels(material: Material) -> Figure:
+    inputs, config = material.inputs, material.config
+    model = _explained(material)
+    maps, index = read_maps(*zip(*inputs.explanation_maps, strict=True))
+    contributions = _needed(
+        read_tables(inputs.explanation_contributions, CONTRIBUTIONS), "the tables of contributions"
+    )
+    index, contributions = index[index["model"] == model], contributions[contributions["model"] == model]
+    patients = _needed(material.patients, "the table of patients")
+    label = "stage" if config.diagnosis.models[model].task == "stage" else "label"
+    stores = {"OM": inputs.om_store, "IM": inputs.im_store, "TEM": inputs.tem_store}
+    deposits = None
+    if material.phantom is not None and "TEM" in material.crops:
+        deposits = examples_explanations.tile_masks(
+            index,
+            material.crops["TEM"],
+            _needed(material.inventory, "the inventory"),
+            material.phantom,
+            _needed(inputs.cohort_folder, "the cohort folder"),
+            config.imaging.tem.size,
+        )
+    panels = examples_explanations.explanation_examples(
+        maps,
+        index,
+        contributions,
+        {name: _stores(pairs) for name, pairs in stores.items()},
+        dict(zip(patients["patient"], patients[label], strict=True)),
+        config.diagnosis.explanations.examples,
+        deposits=deposits,
+    )
+    return figures_explanations.explanation_panels(panels)
+
+
+def _explanation_checks(material: Material) -> Figure:
+    found = _needed(material.explanation_checks, "the checks of explanations")
+    model = _explained(material)
+    checks, curves = found.summary, found.curves
+    return figures_explanations.explanation_checks(
+        checks[(checks["model"] == model) & (checks["group"] == "all")], curves[curves["model"] == model]
+    )
+
+
+def _explanation_contributions(material: Material) -> Figure:
+    found = _needed(material.explanation_checks, "the checks of explanations")
+    model = _explained(material)
+    classes = material.config.classes_of(material.config.diagnosis.models[model].task)
+    return figures_explanations.explanation_contributions(
+        found.by_class[found.by_class["model"] == model], classes
+    )
+
+
 def _few_shot_curves(material: Material) -> Figure:
     found = _needed(material.few_shot, "the few-shot summary")
     methods: list[str] = list(material.config.few_shot.methods)
@@ -254,6 +316,9 @@ MAKERS: dict[str, Callable[[Material], Figure]] = {
     "stage_confusion": _stage_confusion,
     "stage_ablation": _stage_ablation,
     "instance_panels": _instance_panels,
+    "explanation_panels": _explanation_panels,
+    "explanation_checks": _explanation_checks,
+    "explanation_contributions": _explanation_contributions,
     "few_shot_curves": _few_shot_curves,
     "few_shot_confusion": _few_shot_confusion,
 }

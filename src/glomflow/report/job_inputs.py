@@ -29,7 +29,9 @@ def inputs_from_files(
         files: Named inputs: those of :class:`ReportInputs` by their names; ``<modality>_crops`` and
             ``<modality>_index`` with a file per shard; ``metrics_disease``, ``metrics_stage``, ``few_shot``
             and ``finder``, the files of the summaries; ``missing_disease`` and ``missing_stage``;
-            ``figures``, each called by its figure's name. What is absent or empty is left out.
+            ``explanation_maps`` and ``explanation_index`` with a file per job and ``explanation_checks``, the
+            files of the checks; ``figures``, each called by its figure's name. What is absent or empty is
+            left out.
         runs: Model, fold and seed of each of ``files["histories"]``.
         cohort_folder: Folder that paths of images are relative to.
         thumbnails: Folder that thumbnails are relative to.
@@ -58,6 +60,9 @@ def inputs_from_files(
         few_shot_dir=_folder(given, "few_shot"),
         few_shot_json=few_shot[0] if few_shot else None,
         finder_dir=_folder(given, "finder"),
+        explanation_maps=_explanation_maps(given),
+        explanation_contributions=given.get("explanation_contributions", ()),
+        explanations_dir=_folder(given, "explanation_checks"),
         figures={path.stem: path for path in given.get("figures", ())},
         cohort_folder=Path(cohort_folder) if cohort_folder else None,
         thumbnails=Path(thumbnails) if thumbnails else None,
@@ -76,3 +81,8 @@ def _folder(given: Mapping[str, list[Path]], name: str) -> Path | None:
 def _stores(given: Mapping[str, list[Path]], modality: str) -> list[Store]:
     crops, index = given.get(f"{modality}_crops", []), given.get(f"{modality}_index", [])
     return list(zip(crops, index, strict=True))
+
+
+def _explanation_maps(given: Mapping[str, list[Path]]) -> list[Store]:
+    maps, index = given.get("explanation_maps", []), given.get("explanation_index", [])
+    return list(zip(maps, index, strict=True))

@@ -14,6 +14,7 @@ from glomflow.cohort.folds import eligible_patients
 from glomflow.config import Config
 from glomflow.errors import GlomflowError
 from glomflow.evaluation.detection_summary import FinderSummary
+from glomflow.evaluation.explanations import Checks
 from glomflow.evaluation.few_shot_summary import FewShotSummary
 from glomflow.evaluation.instances import HITS
 from glomflow.evaluation.missing import MISSING
@@ -63,6 +64,9 @@ class ReportInputs:
         few_shot_dir: Folder of the few-shot summary.
         few_shot_json: JSON with the digest of the draws of slides and shots.
         finder_dir: Folder of the glomerulus finder's evaluation.
+        explanation_maps: Memory map and index of each explain job (figures only).
+        explanation_contributions: CONTRIBUTIONS tables (figures only).
+        explanations_dir: Folder of the checks of explanations.
         figures: Figure files by name, see :data:`glomflow.report.captions.FIGURES`.
         cohort_folder: Folder that paths of images and masks are relative to (figures only).
         thumbnails: Folder that thumbnails are relative to (figures only).
@@ -91,6 +95,9 @@ class ReportInputs:
     few_shot_dir: Path | None = None
     few_shot_json: Path | None = None
     finder_dir: Path | None = None
+    explanation_maps: Sequence[Store] = ()
+    explanation_contributions: Sequence[Path] = ()
+    explanations_dir: Path | None = None
     figures: Mapping[str, Path] = field(default_factory=dict)
     cohort_folder: Path | None = None
     thumbnails: Path | None = None
@@ -223,6 +230,12 @@ class Material:
         """The glomerulus finder's evaluation."""
         folder = self.inputs.finder_dir
         return None if folder is None else FinderSummary.read(folder)
+
+    @cached_property
+    def explanation_checks(self) -> Checks | None:
+        """The checks of explanations."""
+        folder = self.inputs.explanations_dir
+        return None if folder is None else Checks.read(folder)
 
     @cached_property
     def deposit_hits(self) -> pd.DataFrame | None:

@@ -11,6 +11,7 @@ from glomflow.files import write_text
 from glomflow.report import (
     sections_data,
     sections_diagnosis,
+    sections_explanations,
     sections_finder,
     sections_glomeruli,
     sections_stage,
@@ -45,6 +46,7 @@ ORDER: tuple[Callable[[Material], Section | None], ...] = (
     sections_diagnosis.missing_section,
     sections_stage.stage_section,
     sections_diagnosis.instances_section,
+    sections_explanations.explanations_section,
     sections_glomeruli.few_shot_section,
     methods_section,
     provenance_section,
