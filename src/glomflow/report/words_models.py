@@ -127,7 +127,7 @@ def models_table(models: Mapping[str, Model]) -> Table:
     rows = [
         [
             name,
-            listing(model.modalities),
+            listing(list(model.modalities)),
             KINDS[model.kind],
             pooling_words(model),
             attention_words(model),
