@@ -111,7 +111,7 @@ class TestTables:
     def test_a_table_written_for_another_schema_is_refused(self, tmp_path):
         write_table(tmp_path / "t.parquet", ROWS, SCHEMA)
         with pytest.raises(
-            GlomflowError, match="missing column 'fold', 'patient', 'split'; unknown column 'name'"
+            GlomflowError, match="missing column 'fold', 'repeat', 'patient', 'split'; unknown column 'name'"
         ):
             read_table(tmp_path / "t.parquet", FOLDS)
 

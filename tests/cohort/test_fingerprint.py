@@ -139,9 +139,8 @@ def test_a_broken_sheet_has_a_digest_too(tmp_path: Path, content: bytes) -> None
 
 def test_sites_are_read_from_the_sheet(tmp_path: Path) -> None:
     sheet = tmp_path / "patients.csv"
-    sheet.write_text(
-        "\ufeffpatient, site ,label\na, west ,MN\nb,east,LN\nc,west,MN\nd,,MN\n", encoding="utf-8"
-    )
+    rows = ["patient, site ,label", "a, west ,MN", "b,east,LN", "c,west,MN", "d,,MN", ""]
+    sheet.write_text("\ufeff" + "\n".join(rows), encoding="utf-8")
     assert sheet_sites(sheet) == ["east", "west"]
     sheet.write_text("patient,label\na,MN\n", encoding="utf-8")
     with pytest.raises(CohortError, match="no patient has a site, so that none can be left out; fill column"):

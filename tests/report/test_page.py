@@ -149,7 +149,7 @@ def test_tables_hold_cohort_folds_results_and_reasons(page):
         "OM/P004_0.tif file missing OM/P004_0.tif: there is no such file; correct the path",
         "P017 no usable image: 5 blank",
         "13 / 13 / 12 38 3 / 3 / 3 9 4 / 4 / 4 12",
-        "mean ± SD 0.86 ± 0.07",
+        "mean ± SD 0.86 ± 0.09",
         "0.86 (0.76–0.93)",
         "at north 21",
         "P003-OM 40 too few tissue pixels",
