@@ -24,7 +24,7 @@ rule explain:
     resources:
         mem_mb=3000,
         runtime=240,
-        gpu=0 if CACHED else 1,
+        gpu=gpus,
     params:
         config=lambda wildcards: explain_settings(wildcards.model),
         code=code("explain.py"),

@@ -109,8 +109,8 @@ def check_table(summary: pd.DataFrame, material: Material) -> Table:
         text_columns=frozenset({0, 1}),
         note="By chance: the share of the area or of the bag; for deletion and insertion the area under the "
         "curve of a random order. Deletion is better the lower, insertion the higher; agreement with "
-        "randomised models is better the lower. Glomeruli lie at the centre of their crops: a map that always "
-        "points to the centre does well there.",
+        "randomised models is better the lower. Glomeruli lie at the centre of their crops: a map that "
+        "always points to the centre does well there.",
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from glomflow.models.base import PatientNet
 from glomflow.training.attribution import fusion_logits
-from glomflow.training.engine import chunks
+from glomflow.training.data import chunks
 
 _AT_ONCE = 8
 

@@ -154,7 +154,7 @@ def explain_fold(
     target_device = resolve_device(device)
     explained = Explained()
     with deterministic(threads):
-        data = FoldData(stores, model.modalities, patients, features=is_frozen(settings))
+        data = FoldData(stores, model.modalities, patients, features=is_frozen(settings, model_name))
         trained = load_trained(settings, model_name, weights, settings_json).to(target_device).eval()
         modules = [trained, *_fresh_models(trained, settings, model, seed)]
         prior = class_shares(train_table, settings.classes_of(model.task))
@@ -188,7 +188,7 @@ def _fresh_models(
     trained: PatientModel, settings: config.Config, model: config.Model, seed: int
 ) -> list[PatientModel]:
     """Returns models of the same form whose trained weights are drawn afresh."""
-    frozen = is_frozen(settings)
+    frozen = settings.is_frozen(model)
     device = next(trained.parameters()).device
     fresh = []
     for draw in range(1, settings.diagnosis.explanations.randomised + 1):
