@@ -351,8 +351,8 @@ def left_out_sites():
 
 def search_results(wildcards):
     """What the search chose for a model and fold, if there was one."""
-    pattern = result("search/{model}/fold{fold}.json")
-    return [pattern.format(**dict(wildcards.items()))] if SEARCH else []
+    name = f"search/{wildcards.model}/fold{wildcards.fold}.json"
+    return [result(name)] if SEARCH else []
 
 
 FOLDS = list(range(CONFIG.folds.count(left_out_sites()))) if DIAGNOSIS else []

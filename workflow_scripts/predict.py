@@ -1,19 +1,18 @@
 """Predicts the held-out fold with trained models."""
 
-from pathlib import Path
-
 from glomflow.jobs import job
 
 
 def predict(inputs, outputs, params, fold: int, threads: int) -> None:
     from glomflow.training.runs import predict_runs, runs_of
+    from glomflow.training.stores import paths_of
 
     files = dict(inputs.items())
     predict_runs(
         runs_of(params.configs, params.seeds, files, files),
         fold,
-        [Path(path) for path in outputs.predictions],
-        [Path(path) for path in outputs.instances],
+        paths_of(outputs.predictions),
+        paths_of(outputs.instances),
         threads=threads,
     )
 

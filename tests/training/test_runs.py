@@ -26,6 +26,13 @@ def inputs_of(stores, table: Path, place: int) -> dict[str, list[str] | str]:
     return files
 
 
+def test_a_job_of_one_run_is_given_each_file_as_a_text(tmp_path: Path) -> None:
+    files = {"weights": "w.safetensors", "settings": "s.json", "history": "h.parquet", "checkpoint": ["c.pt"]}
+    (run,) = runs_of({"net": {}}, [4], {"model0_table": "t.parquet"}, files)
+    assert (run.weights, run.description) == (Path("w.safetensors"), Path("s.json"))
+    assert (run.history, run.checkpoint, run.table()) == (Path("h.parquet"), Path("c.pt"), Path("t.parquet"))
+
+
 def test_a_job_trains_as_its_parts_would_and_goes_on_where_it_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

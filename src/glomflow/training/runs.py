@@ -29,7 +29,7 @@ from glomflow.training.distributed import launch
 from glomflow.training.fit import is_frozen, train_fold
 from glomflow.training.predict import predict_fold
 from glomflow.training.search import apply_search_files
-from glomflow.training.stores import stores_from_files
+from glomflow.training.stores import paths_of, stores_from_files
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,12 @@ class Run:
 
     def config(self) -> config.Config:
         """The configuration, with what the search chose."""
-        searched = self.inputs.get("search", ())
-        paths = [searched] if isinstance(searched, str) else searched
-        return apply_search_files(config.Config.model_validate(self.settings), self.model, paths)
+        searched = paths_of(self.inputs.get("search", ()))
+        return apply_search_files(config.Config.model_validate(self.settings), self.model, searched)
 
     def table(self) -> Path:
         """The table of the patients."""
-        given = self.inputs["table"]
-        return Path(given if isinstance(given, str) else given[0])
+        return paths_of(self.inputs["table"])[0]
 
 
 def train_runs(runs: Sequence[Run], *, device: str = "auto", threads: int = 1) -> None:
@@ -117,7 +115,7 @@ def train_runs(runs: Sequence[Run], *, device: str = "auto", threads: int = 1) -
 def _train_on_devices(run: Run, settings: config.Config, device: str, threads: int) -> None:
     assert run.checkpoint is not None
     job = run.checkpoint.with_suffix(".job.json")
-    inputs = {name: [paths] if isinstance(paths, str) else list(paths) for name, paths in run.inputs.items()}
+    inputs = {name: list(map(str, paths_of(paths))) for name, paths in run.inputs.items()}
     write_json(
         job,
         {
@@ -185,7 +183,7 @@ def runs_of(
     configs: Mapping[str, Mapping[str, object]],
     seeds: Sequence[int],
     inputs: Mapping[str, str | Sequence[str]],
-    files: Mapping[str, Sequence[str]],
+    files: Mapping[str, str | Sequence[str]],
 ) -> list[Run]:
     """Puts a job's files together to runs: all seeds of the first model, then of the second, and so on.
 
@@ -196,12 +194,14 @@ def runs_of(
         files: ``weights``, ``settings`` and, for trainings, ``history`` and ``checkpoint``, one per run.
     """
     runs: list[Run] = []
+    kinds = ("weights", "settings", "history", "checkpoint")
+    made = {key: paths_of(files[key]) for key in kinds if key in files}
     for place, (model, settings) in enumerate(configs.items()):
         prefix = f"model{place}_"
         own = {key.removeprefix(prefix): paths for key, paths in inputs.items() if key.startswith(prefix)}
         for seed in seeds:
             number = len(runs)
-            extra = {key: Path(files[key][number]) for key in ("history", "checkpoint") if key in files}
-            weights, description = Path(files["weights"][number]), Path(files["settings"][number])
+            extra = {key: made[key][number] for key in ("history", "checkpoint") if key in made}
+            weights, description = made["weights"][number], made["settings"][number]
             runs.append(Run(model, seed, settings, own, weights, description, **extra))
     return runs

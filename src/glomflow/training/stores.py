@@ -24,12 +24,17 @@ def stores_from_files(files: Mapping[str, str | Sequence[str]]) -> dict[str, lis
         name = modality.lower()
         if f"{name}_index" not in files:
             continue
-        parts = [_paths(files.get(f"{name}_{part}", ())) for part in ("crops", "index", "features")]
+        parts = [paths_of(files.get(f"{name}_{part}", ())) for part in ("crops", "index", "features")]
         crops, index, features = parts
         cached: Sequence[Path | None] = features or [None] * len(index)
         stores[modality] = [StoreRef(*shard) for shard in zip(crops, index, cached, strict=True)]
     return stores
 
 
-def _paths(value: str | Sequence[str]) -> list[Path]:
+def paths_of(value: str | Sequence[str]) -> list[Path]:
+    """Returns the files of a job's input or output, which is a text where there is only one.
+
+    Args:
+        value: One path, or several.
+    """
     return [Path(value)] if isinstance(value, str) else [Path(path) for path in value]
