@@ -43,7 +43,8 @@ def test_each_model_reads_the_features_of_its_encoders(project) -> None:
     trained = [job for job in jobs if "rule train:" in job]
     assert (len(frozen), len(trained)) == (3, 3)
     for job in frozen:
-        assert "results/models/both/" in job and "results/models/default/" in job, job
+        assert "results/models/both/" in job, job
+        assert "results/models/default/" in job, job
         assert "results/models/trained/" not in job, job
         assert "results/features/convnext/tem/0000.npy" in job, job
         assert "results/features/om/0000.npy" in job, job
