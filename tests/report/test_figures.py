@@ -119,6 +119,12 @@ def panel(masks) -> InstancePanel:
     return InstancePanel("P1 · MN", images, weights, [weight > 0 for weight in weights], masks, "→ LN")
 
 
+def missing(models: int) -> pd.DataFrame:
+    rates = [0.0, 0.5, 0.9]
+    rows = [(f"m{k}", rate, "accuracy", 0.8 - rate / 3, 0.2, 0.9) for k in range(models) for rate in rates]
+    return pd.DataFrame(rows, columns=["model", "rate", "metric", "value", "lower", "upper"])
+
+
 MAKERS = {
     "cohort_overview": lambda: figures_metrics.cohort_overview(*cohort(), CLASSES),
     "training_curves": lambda: figures_metrics.training_curves(histories(), ["a", "b"], {"a": "A", "b": "B"}),
@@ -225,3 +231,18 @@ def test_a_figure_leaves_the_global_style_alone():
     before = mpl.rcParams["font.size"]
     MAKERS["ablation"]()
     assert mpl.rcParams["font.size"] == before
+
+
+def test_no_interval_is_cut_off_below_guessing() -> None:
+    rows = pd.DataFrame([("a", "accuracy", 0.26, 0.11, 0.37)], columns=list(pooled().columns[:5]))
+    (axes,) = figures_metrics.ablation(rows, ["a"], {}, chance=1 / 3).axes
+    assert axes.get_xlim()[0] == pytest.approx(0.08)
+
+
+@pytest.mark.parametrize(("models", "panels"), [(6, 1), (7, 7), (33, 33)])
+def test_many_models_have_a_panel_each(models: int, panels: int) -> None:
+    names = {f"m{k}": f"m{k} (OM + TEM)" for k in range(models)}
+    figure = figures_metrics.missing_curve(missing(models), names, chance=1 / 3)
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(shown) == panels
+    assert len(figure.legends) == (1 if panels == 1 else 0)

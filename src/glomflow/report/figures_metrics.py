@@ -27,6 +27,9 @@ METRIC_NAMES = {
 }
 """Metrics as a reader calls them."""
 
+_TOGETHER = 6
+"""Most curves that are told apart in one panel."""
+
 
 def _shares(axes: Axes, *, y: bool = True, x: bool = False) -> None:
     if y:
@@ -95,6 +98,19 @@ def _images_per_patient(axes: Axes, patients: pd.DataFrame, inventory: pd.DataFr
     axes.set_ylim(bottom=-0.4)
 
 
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    """Makes a figure of up to four panels a row with common axes; the lowest of each column is labelled."""
+    rows = -(-count // 4)
+    columns = -(-count // rows)
+    figure = Figure(figsize=(style.WIDTH, 0.5 + 1.95 * rows), layout="constrained")
+    grid = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
+    for axes in grid[count:]:
+        axes.set_visible(False)
+    for axes in grid[max(0, count - columns) : count]:
+        axes.tick_params(labelbottom=True)
+    return figure, grid[:count]
+
+
 @style.styled
 def training_curves(histories: pd.DataFrame, models: Sequence[str], labels: Mapping[str, str]) -> Figure:
     """Draws the loss over the epochs: one thin line per fold and seed, the median thick.
@@ -108,12 +124,9 @@ def training_curves(histories: pd.DataFrame, models: Sequence[str], labels: Mapp
     Returns:
         The figure.
     """
-    rows = -(-len(models) // 4)
-    columns = -(-len(models) // rows)
-    figure = Figure(figsize=(style.WIDTH, 0.5 + 1.95 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    figure, panels = _panels(len(models))
     series = [("train_loss", "training", 0), ("validation_loss", "validation", 1)]
-    for axes, model in zip(grid.flat, models, strict=False):
+    for axes, model in zip(panels, models, strict=True):
         part = histories[histories["model"] == model]
         for column, _, index in series:
             if column not in part or part[column].isna().all():
@@ -125,11 +138,6 @@ def training_curves(histories: pd.DataFrame, models: Sequence[str], labels: Mapp
         axes.set_title(labels.get(model, model))
         axes.grid(axis="y")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for place, axes in enumerate(grid.flat):
-        if place >= len(models):
-            axes.set_visible(False)
-        elif place + columns >= len(models):
-            axes.tick_params(labelbottom=True)
     figure.supxlabel("epoch", fontsize=8.5)
     figure.supylabel("weighted loss", fontsize=8.5)
     handles = [
@@ -323,7 +331,8 @@ def ablation(
     axes.set_ylim(len(models) - 0.45, -0.85)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_xlim(min(0.3, 0.0 if chance is None else chance - 0.05), 1.015)
+    lowest = rows.loc[list(models), ["value", "lower"]].min().min()
+    axes.set_xlim(max(-0.015, min(0.3, lowest - 0.03, 0.0 if chance is None else chance - 0.05)), 1.015)
     _shares(axes, y=False, x=True)
     axes.set_xlabel(METRIC_NAMES.get(metric, metric))
     axes.grid(axis="x")
@@ -340,6 +349,8 @@ def ablation(
 def missing_curve(missing: pd.DataFrame, labels: Mapping[str, str], *, chance: float | None = None) -> Figure:
     """Draws the accuracy of models over the rate of missing modalities, with interval bands.
 
+    Where they are too many for one panel each has its own, with the first for comparison.
+
     Args:
         missing: Columns model, rate, metric, value, lower, upper.
         labels: What to call a model; its order is the order of drawing.
@@ -348,28 +359,34 @@ def missing_curve(missing: pd.DataFrame, labels: Mapping[str, str], *, chance: f
     Returns:
         The figure.
     """
-    figure, (axes,) = style.new_figure(style.WIDTH * 0.68, 3.3)
-    part = missing[missing["metric"] == "accuracy"]
-    models = [name for name in labels if name in set(part["model"])]
-    for index, model in enumerate(models):
-        rows = part[part["model"] == model].sort_values("rate")
-        tone = style.colour(index)
+    part = missing[missing["metric"] == "accuracy"].sort_values("rate")
+    curves = {name: part[part["model"] == name] for name in labels if name in set(part["model"])}
+    together = len(curves) <= _TOGETHER
+    if together:
+        figure, (axes,) = style.new_figure(style.WIDTH * 0.68, 3.3)
+        panels = [axes] * len(curves)
+        figure.supxlabel("rate at which each modality is missing", fontsize=8.5)
+    else:
+        figure, panels = _panels(len(curves))
+        figure.supxlabel("rate at which each modality is missing; dashes: the first model", fontsize=8.5)
+    figure.supylabel("accuracy", fontsize=8.5)
+    for index, (axes, (model, rows)) in enumerate(zip(panels, curves.items(), strict=True)):
+        place = index if together else 0
+        tone = style.colour(place)
         axes.fill_between(rows["rate"], rows["lower"], rows["upper"], color=tone, alpha=0.12, linewidth=0)
-        axes.plot(
-            rows["rate"],
-            rows["value"],
-            color=tone,
-            linestyle=style.dashes(index),
-            marker=style.marker(index),
-            label=labels[model],
-        )
-    if chance is not None:
-        axes.axhline(chance, color=style.MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
-    axes.set_xlabel("rate at which each modality is missing")
-    axes.set_ylabel("accuracy")
-    _shares(axes, x=True)
-    axes.grid(axis="y")
-    figure.legend(loc="outside upper left", ncols=2)
+        line = {"color": tone, "linestyle": style.dashes(place), "label": labels[model]}
+        axes.plot(rows["rate"], rows["value"], marker=style.marker(place), **line)
+        if not together:
+            first = next(iter(curves.values()))
+            axes.plot(first["rate"], first["value"], color=style.MUTED, linewidth=1, linestyle=(0, (4, 2)))
+            axes.set_title(labels[model].replace(" (", "\n("))
+    for axes in dict.fromkeys(panels):
+        if chance is not None:
+            axes.axhline(chance, color=style.MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
+        _shares(axes, x=True)
+        axes.grid(axis="y")
+    if together:
+        figure.legend(loc="outside upper left", ncols=2)
     return figure
 
 
