@@ -246,8 +246,11 @@ def test_no_weighted_tiles_are_said(drawable, made_up_run, tmp_path):
         draw_figure("instance_panels", inputs, made_up_run.config)
 
 
-# The finder's figures are drawn from files in test_finder_section.
-@pytest.mark.parametrize("name", [name for name in MAKERS if not name.startswith("finder_")])
+# The finder's and the explanations' figures are drawn from files in tests of their own.
+ELSEWHERE = ("finder_", "explanation_")
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if not name.startswith(ELSEWHERE)])
 def test_every_figure_is_drawn_from_files(name, drawable, made_up_run, tmp_path):
     save_figure(draw_figure(name, drawable, made_up_run.config), tmp_path / f"{name}.png", dpi=40)
     with Image.open(tmp_path / f"{name}.png") as image:
