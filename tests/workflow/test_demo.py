@@ -110,7 +110,7 @@ def test_single_output_can_be_asked_for(copy) -> None:
 def test_forced_rule_reruns_with_what_follows(copy) -> None:
     plan = copy.planned("-R", "folds")
     assert plan["folds"] == 1
-    assert plan["train"] == 15
+    assert plan["train_frozen"] == 3
     assert "ingest" not in plan
     assert "features" not in plan
 
@@ -122,7 +122,7 @@ def test_editing_the_loss_retrains_and_reads_no_image(copy) -> None:
         "from __future__ import annotations\n\nREVISION = 2\n",
     )
     plan = copy.planned()
-    assert plan["train"] == 15
+    assert plan["train_frozen"] == 3
     assert not {"ingest", "stain_profiles", "glomerulus_crops", "tem_tiles", "features", "cohort"} & set(plan)
 
 
@@ -145,7 +145,7 @@ def test_changed_image_redoes_its_shard_and_what_follows(copy) -> None:
     plan = copy.planned()
     assert plan["ingest"] == 1
     assert plan["tem_tiles"] == 1
-    assert plan["train"] == 15
+    assert plan["train_frozen"] == 3
     assert not {"cohort", "phantom_images"} & set(plan)
     copy.snakemake()
     assert copy.planned() == {}
@@ -154,7 +154,7 @@ def test_changed_image_redoes_its_shard_and_what_follows(copy) -> None:
 def test_changed_loss_weight_retrains_only(copy) -> None:
     touch_up(copy.folder / "config.yaml", "OM: 0.3", "OM: 0.4")
     plan = copy.planned()
-    assert plan["train"] == 15
+    assert plan["train_frozen"] == 3
     assert not {"ingest", "features", "folds"} & set(plan)
 
 
