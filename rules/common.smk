@@ -519,3 +519,36 @@ def report_inputs():
         shown += [f"{R}/figures/{name}.svg" for name in FINDER_CURVES]
     files["figures"] = shown
     return files
+
+
+# Where a model's encoders are frozen, one job trains all such models and seeds of a fold, and one predicts:
+# each training takes about as long as Python takes to start. Others have a job each.
+FROZEN = [model for model in MODELS if is_frozen(model)]
+TRAINED = [model for model in MODELS if model not in FROZEN]
+
+
+def job_inputs(models, split):
+    """What a job reads of a fold: tables, stores and search results of each of its models."""
+
+    def files(wildcards):
+        found = {}
+        for place, model in enumerate(models or [wildcards.model]):
+            one = SimpleNamespace(model=model, fold=wildcards.fold)
+            own = model_inputs(one) | {"table": model_table(split)(one)}
+            own["search"] = search_results(one)
+            found |= {f"model{place}_{name}": paths for name, paths in own.items()}
+        return found
+
+    return files
+
+
+def job_configs(wildcards):
+    """The configuration of each model of a job."""
+    models = [wildcards.model] if "model" in wildcards.keys() else FROZEN
+    return {model: model_settings(model) for model in models}
+
+
+def frozen_files(pattern):
+    """A file per frozen model and seed; the fold stays a wildcard."""
+    path = result(f"{pattern.replace('{fold}', '{{fold}}')}")
+    return expand(path, model=FROZEN, seed=SEEDS)

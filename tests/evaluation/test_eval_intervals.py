@@ -90,7 +90,7 @@ def test_undefined_metric_has_no_interval() -> None:
     assert np.isnan([found["macro_auc"].value, found["macro_auc"].lower, found["macro_auc"].upper]).all()
 
 
-def test_seeds_are_averaged_metric_by_metric() -> None:
+def test_replicates_are_averaged_metric_by_metric() -> None:
     labels = np.array([0, 0, 1, 1])
     right, wrong = np.eye(2)[labels], np.eye(2)[1 - labels]
     values = intervals.replicate_mean(labels, np.stack([right, wrong]))

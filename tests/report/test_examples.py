@@ -246,7 +246,7 @@ def test_no_weighted_tiles_are_said(drawable, made_up_run, tmp_path):
         draw_figure("instance_panels", inputs, made_up_run.config)
 
 
-# The others are drawn in test_finder_section, test_explanations_report and the workflow's tests.
+# The finder's and the explanations' figures are drawn from files in tests of their own.
 ELSEWHERE = ("finder_", "explanation_")
 
 

@@ -136,8 +136,8 @@ def models_table(models: Mapping[str, Model]) -> Table:
         for name, model in models.items()
     ]
     return Table(
-        "The models that were compared",
-        ["Model", "Modalities", "Kind", "TEM instances", "Attention between modalities", "Besides"],
+        "The models that were compared.",
+        ["model", "modalities", "kind", "TEM instances", "attention between modalities", "besides"],
         rows,
         text_columns=frozenset(range(6)),
     )
