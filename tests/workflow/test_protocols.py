@@ -207,13 +207,14 @@ def test_every_kind_of_model_is_trained_and_reported(run) -> None:
     missing = pd.read_parquet(results / "metrics/disease/missing.parquet")
     networks = set(metrics["model"]) - {"logistic_regression", "gradient_boosting"}
     assert set(missing["model"]) == networks
-    # The report names each of them, and says what was compared.
     page = (results / "report.html").read_text(encoding="utf-8")
     assert "When modalities are missing" in page
+    for model in metrics["model"].unique():
+        assert model in page, model
 
 
 def test_an_encoder_is_trained_beside_frozen_ones(run) -> None:
-    results = run(TRAINED_ENCODER, "results/metrics/disease/missing.parquet", "results/report.html")
+    results = run(TRAINED_ENCODER, "results/metrics/disease/missing.parquet")
     for model in ("cmus_net", "trained"):
         assert sorted(predictions_of(results, model)["patient"]) == eligible(results)
     assert not (results / "features/small").exists()
