@@ -434,7 +434,9 @@ def evaluation_settings():
             "models": {
                 name: model.model_dump(mode="json", exclude={"encoders"})
                 for name, model in CONFIG.diagnosis.models.items()
-            }
+            },
+            # The published folds are refused without the selection that they need.
+            "training": {"selection": CONFIG.diagnosis.training.selection},
         },
         "evaluation": dump(CONFIG.evaluation),
     }
