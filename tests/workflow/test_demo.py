@@ -11,7 +11,7 @@ import pytest
 
 from glomflow.files import read_json
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.workflow
 
 
 def results(demo) -> Path:

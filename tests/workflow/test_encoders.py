@@ -4,7 +4,7 @@ import pytest
 
 from workflow.conftest import Project, copy_project
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("errors")]
+pytestmark = pytest.mark.workflow
 
 TWO = """
 run: {tracks: [diagnosis], shards: 2}

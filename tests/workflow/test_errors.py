@@ -5,7 +5,7 @@ import pytest
 
 from workflow.conftest import Project, copy_project
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("errors")]
+pytestmark = pytest.mark.workflow
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from workflow.conftest import Project, copy_project
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("finder")]
+pytestmark = pytest.mark.workflow
 
 
 def _table(project: Project, pattern: str) -> pd.DataFrame:

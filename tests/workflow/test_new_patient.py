@@ -7,7 +7,7 @@ import pytest
 
 from glomflow.cohort.sheets import shard_of
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.workflow
 
 OWN = """
 run: {results: results/own, shards: 3}

@@ -13,7 +13,7 @@ import pytest
 from glomflow.files import read_json
 from workflow.conftest import Project, copy_project
 
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("protocols")]
+pytestmark = pytest.mark.workflow
 
 IMAGES = """
 run: {tracks: [diagnosis], shards: 2}
