@@ -214,7 +214,8 @@ def test_every_kind_of_model_is_trained_and_reported(run) -> None:
 
 
 def test_an_encoder_is_trained_beside_frozen_ones(run) -> None:
-    results = run(TRAINED_ENCODER, "results/metrics/disease/missing.parquet")
+    metrics = "results/metrics/disease"
+    results = run(TRAINED_ENCODER, f"{metrics}/missing.parquet", f"{metrics}/pooled.parquet")
     for model in ("cmus_net", "trained"):
         assert sorted(predictions_of(results, model)["patient"]) == eligible(results)
     assert not (results / "features/small").exists()
