@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -339,6 +340,32 @@ def read_table(
             axis=1,
         )
     return _typed(frame, columns, str(path))
+
+
+def write_tables(
+    folder: str | os.PathLike[str], frames: Mapping[str, pd.DataFrame], schemas: Mapping[str, Schema]
+) -> None:
+    """Writes the tables of an evaluation, each as ``<name>.parquet``.
+
+    Args:
+        folder: Where to.
+        frames: The tables by name.
+        schemas: Their declared columns.
+    """
+    for name, schema in schemas.items():
+        write_table(Path(folder) / f"{name}.parquet", frames[name], schema)
+
+
+def read_tables(folder: str | os.PathLike[str], schemas: Mapping[str, Schema]) -> dict[str, pd.DataFrame]:
+    """Reads what :func:`write_tables` wrote.
+
+    Raises:
+        GlomflowError: A file is missing or does not hold what it should.
+    """
+    absent = [f"{name}.parquet" for name in schemas if not (Path(folder) / f"{name}.parquet").is_file()]
+    if absent:
+        raise GlomflowError(f"evaluation {folder}: missing {', '.join(absent)}; run the evaluation again")
+    return {name: read_table(Path(folder) / f"{name}.parquet", schema) for name, schema in schemas.items()}
 
 
 def probability_columns(classes: list[str]) -> dict[str, Column]:

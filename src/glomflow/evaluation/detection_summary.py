@@ -13,7 +13,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,7 @@ from glomflow.evaluation.detection import (
 )
 from glomflow.evaluation.detection_overlap import Points
 from glomflow.evaluation.intervals import collapsed, percentile_interval, resample_weights, wilson
-from glomflow.tables import Column, Schema, read_table, write_table
+from glomflow.tables import Column, Schema, read_tables, write_tables
 
 ALL_FOLDS = "pooled"
 """What column ``fold`` says of the metrics over all folds together."""
@@ -153,8 +152,7 @@ class FinderSummary:
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Writes the tables as Parquet files."""
-        for name, schema in TABLES.items():
-            write_table(Path(folder) / f"{name}.parquet", getattr(self, name), schema)
+        write_tables(folder, {name: getattr(self, name) for name in TABLES}, TABLES)
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> FinderSummary:
@@ -163,12 +161,7 @@ class FinderSummary:
         Raises:
             GlomflowError: A file is missing or does not hold what it should.
         """
-        absent = [name for name in FINDER_FILES if not (Path(folder) / name).is_file()]
-        if absent:
-            raise GlomflowError(f"finder {folder}: missing {', '.join(absent)}; run the evaluation again")
-        return cls(
-            **{name: read_table(Path(folder) / f"{name}.parquet", schema) for name, schema in TABLES.items()}
-        )
+        return cls(**read_tables(folder, TABLES))
 
 
 @dataclass(frozen=True, eq=False)

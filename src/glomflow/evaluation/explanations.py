@@ -29,7 +29,7 @@ from glomflow.evaluation.map_measures import (
     widened,
 )
 from glomflow.evaluation.metrics import Floats
-from glomflow.tables import Column, Schema, read_table, write_table
+from glomflow.tables import Column, Schema, read_tables, write_tables
 from glomflow.tables_explanations import ATTENTION_KIND
 
 _INTERVAL: Schema = {
@@ -116,19 +116,17 @@ class Checks:
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Writes ``checks.parquet``, ``by_class.parquet`` and ``curves.parquet`` into a folder."""
-        for name, schema, frame in self._tables():
-            write_table(os.path.join(folder, f"{name}.parquet"), frame, schema)
+        frames = (self.summary, self.by_class, self.curves)
+        write_tables(folder, dict(zip(TABLES, frames, strict=True)), TABLES)
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Checks:
-        """Reads what :meth:`write` wrote."""
-        return cls(
-            *(read_table(os.path.join(folder, f"{name}.parquet"), schema) for name, schema in TABLES.items())
-        )
+        """Reads what :meth:`write` wrote.
 
-    def _tables(self) -> list[tuple[str, Schema, pd.DataFrame]]:
-        frames = (self.summary, self.by_class, self.curves)
-        return [(name, schema, frame) for (name, schema), frame in zip(TABLES.items(), frames, strict=True)]
+        Raises:
+            GlomflowError: A file is missing or does not hold what it should.
+        """
+        return cls(*read_tables(folder, TABLES).values())
 
 
 TABLES: Mapping[str, Schema] = {"checks": CHECKS, "by_class": BY_CLASS, "curves": MEAN_CURVES}

@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from glomflow.evaluation.comparison import adjust, bootstrap_p
 from glomflow.evaluation.draws import check_draws
 from glomflow.evaluation.intervals import collapsed, percentile_interval, resample_weights, wilson
 from glomflow.evaluation.metrics import Floats
-from glomflow.tables import Column, Schema, read_table, write_table
+from glomflow.tables import Column, Schema, read_tables, write_tables
 
 FEW_SHOT_METRICS = ("balanced_accuracy", "accuracy", "macro_auc", "macro_f1")
 """The metrics reported, the main one first."""
@@ -112,8 +111,7 @@ class FewShotSummary:
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Writes the tables as Parquet files."""
-        for name, schema in TABLES.items():
-            write_table(Path(folder) / f"{name}.parquet", getattr(self, name), schema)
+        write_tables(folder, {name: getattr(self, name) for name in TABLES}, TABLES)
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> FewShotSummary:
@@ -122,12 +120,7 @@ class FewShotSummary:
         Raises:
             GlomflowError: A file is missing or does not hold what it should.
         """
-        absent = [name for name in FEW_SHOT_FILES if not (Path(folder) / name).is_file()]
-        if absent:
-            raise GlomflowError(f"few-shot {folder}: missing {', '.join(absent)}; run the evaluation again")
-        return cls(
-            **{name: read_table(Path(folder) / f"{name}.parquet", schema) for name, schema in TABLES.items()}
-        )
+        return cls(**read_tables(folder, TABLES))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from glomflow.evaluation.metrics import METRICS, ORDERED_METRICS, Floats
 from glomflow.evaluation.predictions import Scores, collect
 from glomflow.evaluation.summary_schemas import TABLES
 from glomflow.files import read_json, write_json
-from glomflow.tables import MODALITIES, read_table, write_table
+from glomflow.tables import MODALITIES, read_tables, write_tables
 
 SUMMARY_FILES = (*(f"{name}.parquet" for name in TABLES), "summary.json")
 """What :meth:`Summary.write` writes."""
@@ -58,8 +58,7 @@ class Summary:
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Writes the tables as Parquet files and the settings as ``summary.json``."""
-        for name, schema in TABLES.items():
-            write_table(Path(folder) / f"{name}.parquet", getattr(self, name), schema)
+        write_tables(folder, {name: getattr(self, name) for name in TABLES}, TABLES)
         write_json(Path(folder) / "summary.json", self.settings)
 
     @classmethod
@@ -69,12 +68,8 @@ class Summary:
         Raises:
             GlomflowError: A file is missing or does not hold what it should.
         """
-        place = Path(folder)
-        absent = [name for name in SUMMARY_FILES if not (place / name).is_file()]
-        if absent:
-            raise GlomflowError(f"summary {place}: missing {', '.join(absent)}; run the evaluation again")
-        tables = {name: read_table(place / f"{name}.parquet", schema) for name, schema in TABLES.items()}
-        return cls(**tables, settings=read_json(place / "summary.json"))
+        tables = read_tables(folder, TABLES)
+        return cls(**tables, settings=read_json(Path(folder) / "summary.json"))
 
 
 def summarise(
