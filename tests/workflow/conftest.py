@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 REPO = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "config.yaml", "config", "rules", "workflow_scripts", "profiles", "envs", "src")
@@ -70,8 +71,16 @@ def copy_project(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The default run at a small size, finished."""
-    project = Project(copy_project(tmp_path_factory.mktemp("demo") / "glomflow"), ["small.yaml"])
-    project.snakemake()
+def demo(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
+    """The default run at a small size, finished: made once, however many processes test."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    project = Project(shared / "demo" / "glomflow", ["small.yaml"])
+    finished = shared / "demo" / "finished"
+    with FileLock(shared / "demo.lock"):
+        if not finished.exists():
+            if not project.folder.exists():
+                copy_project(project.folder)
+            project.snakemake()
+            finished.touch()
     return project
