@@ -16,6 +16,7 @@ GLASS_LEVEL = 200
 GLASS_SPREAD = 30
 GLASS_PERCENTILE = 90.0
 GLASS_SHARE = 0.002
+_LEVELS = np.arange(256)
 PAINTED_BLACK = 5
 """Pixels with no sample above this are borders painted black, not tissue."""
 
@@ -84,7 +85,7 @@ def background_of(histograms: Array, pixels: int) -> Vector:
         return PUBLISHED_BACKGROUND
     position = GLASS_PERCENTILE / 100.0 * (glass - 1)
     lower = int(position)
-    ranks = [lower, min(lower + 1, glass - 1)]
+    ranks = np.array([lower, min(lower + 1, glass - 1)])
     white = []
     for up_to in histograms.cumsum(axis=1):
         low, high = up_to.searchsorted(ranks, side="right").tolist()
@@ -138,8 +139,9 @@ def tissue_of(background: Vector, threshold: float) -> Tissue:
 
 def tissue_table(tissue: Tissue) -> Bytes:
     """Returns what each level of each channel adds, (3, 256): tissue adds up to 1 to 63."""
-    levels = np.arange(256)
-    return (64 * (levels > tissue.limits[:, None]) + (levels > tissue.black)).astype(np.uint8)
+    table: Bytes = (tissue.limits[:, None] < _LEVELS).view(np.uint8) * np.uint8(64)
+    table += tissue.black < _LEVELS
+    return table
 
 
 def density_table(background: Vector) -> npt.NDArray[np.float64]:

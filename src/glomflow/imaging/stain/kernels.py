@@ -303,9 +303,10 @@ def _root(x: Any) -> Any:
 
 @_compiled
 def lab_moments(pixels: Bytes, start: int, stop: int, parts: Floats, sums: Array) -> None:
-    """Sums CIELAB values of tissue, less those of a part's first pixel, by parts.
+    """Sums CIELAB values of tissue by parts.
 
-    So squares stay small and precise, also where all pixels are alike.
+    Those of a part's first pixel are taken off first and added at last: so squares stay small and precise,
+    also where all pixels are alike.
 
     Args:
         pixels: (N, 3) uint8.
@@ -313,8 +314,7 @@ def lab_moments(pixels: Bytes, start: int, stop: int, parts: Floats, sums: Array
         stop: One past the last.
         parts: (3, 256, 4) part of each level in X / Xn, Y / Yn, Z / Zn, and in what adds up to 1 to 63 for
             tissue.
-        sums: (parts, 10), filled from row ``start`` to ``stop``: count, 3 sums, 3 squares, and what was taken
-            off L*, a* and b*.
+        sums: (parts, 7), filled from row ``start`` to ``stop``: count, 3 sums, 3 sums of squares.
     """
     light = np.empty((4, BLOCK), np.float32)
     for part in range(start, stop):
@@ -351,10 +351,14 @@ def lab_moments(pixels: Bytes, start: int, stop: int, parts: Floats, sums: Array
             q0 += np.float64(p0)
             q1 += np.float64(p1)
             q2 += np.float64(p2)
+        b0, b1, b2 = np.float64(m0), np.float64(m1), np.float64(m2)
         sums[part, 0] = count
-        sums[part, 1], sums[part, 2], sums[part, 3] = s0, s1, s2
-        sums[part, 4], sums[part, 5], sums[part, 6] = q0, q1, q2
-        sums[part, 7], sums[part, 8], sums[part, 9] = m0, m1, m2
+        sums[part, 1] = s0 + count * b0
+        sums[part, 2] = s1 + count * b1
+        sums[part, 3] = s2 + count * b2
+        sums[part, 4] = q0 + (2.0 * s0 + count * b0) * b0
+        sums[part, 5] = q1 + (2.0 * s1 + count * b1) * b1
+        sums[part, 6] = q2 + (2.0 * s2 + count * b2) * b2
 
 
 @_compiled

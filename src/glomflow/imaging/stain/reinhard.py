@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -28,7 +29,7 @@ def lab_moments(pixels: Bytes, tissue: Tissue, threads: int | None) -> Array:
     """
     from glomflow.imaging.stain import kernels
 
-    sums = np.zeros((-(-pixels.shape[0] // kernels.PART), 10))
+    sums = np.zeros((-(-pixels.shape[0] // kernels.PART), 7))
     levels, _ = _single_precision()
     parts = levels.copy()
     parts[:, :, 3] = tissue_table(tissue)
@@ -37,10 +38,7 @@ def lab_moments(pixels: Bytes, tissue: Tissue, threads: int | None) -> Array:
         kernels.lab_moments(pixels, first, last, parts, sums)
 
     in_threads(work, len(sums), threads)
-    count, total, squares, middle = sums[:, :1], sums[:, 1:4], sums[:, 4:7], sums[:, 7:]
-    squares += (2.0 * total + count * middle) * middle
-    total += count * middle
-    moments: Array = sums[:, :7].sum(axis=0)
+    moments: Array = sums.sum(axis=0)
     return moments
 
 
@@ -51,15 +49,19 @@ def reinhard_profile(moments: Array, common: dict[str, Any]) -> StainProfile:
         moments: (7) count, sums and sums of squares of L*, a*, b*.
         common: The profile's other attributes.
     """
-    mean = moments[1:4] / moments[0]
-    std = np.sqrt(np.maximum(moments[4:7] / moments[0] - mean * mean, 0.0))
-    if not (std.min() >= LEAST_LAB_STD[0] and std.max() >= LEAST_LAB_STD[1]):
+    count, *sums = moments.tolist()
+    mean = tuple(total / count for total in sums[:3])
+    std = tuple(
+        math.sqrt(max(squares / count - middle * middle, 0.0))
+        for squares, middle in zip(sums[3:], mean, strict=True)
+    )
+    if not (min(std) >= LEAST_LAB_STD[0] and max(std) >= LEAST_LAB_STD[1]):
         return StainProfile(
             **common,
             flag="tissue has one colour only (standard deviation "
-            f"{std.min():.2f} to {std.max():.2f} in CIELAB)",
+            f"{min(std):.2f} to {max(std):.2f} in CIELAB)",
         )
-    return StainProfile(**common, lab_mean=tuple(mean.tolist()), lab_std=tuple(std.tolist()))
+    return StainProfile(**common, lab_mean=mean, lab_std=std)
 
 
 def lab_mapping(source: StainProfile, target: StainProfile) -> tuple[Array, Array]:
