@@ -1,0 +1,1 @@
+"""Vision-language backbones and their adaptation from few labelled images."""

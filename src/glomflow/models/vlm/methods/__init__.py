@@ -1,0 +1,1 @@
+"""Adaptation methods, one per file."""
