@@ -6,7 +6,7 @@ The models generate ``docs/config.md`` and ``schema/config.schema.json`` (see
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -168,8 +168,40 @@ class Diagnosis(Section):
         return self
 
 
+AdaptationMethod = Literal[
+    "zero_shot",
+    "linear_probe",
+    "classifier",
+    "clip_adapter",
+    "tip_adapter",
+    "tip_adapter_f",
+    "clap",
+    "coop",
+    "vanilla",
+    "lora",
+    "clip_lora",
+    "adapter",
+]
+
+
+class Adapted(Section):
+    """A vision-language model and how it is adapted to few labelled glomeruli."""
+
+    backbone: Name = Field("phantom", description="One of `vlm.backbones`.")
+    method: AdaptationMethod = Field(description="How it is adapted; see [vlm-methods.md](vlm-methods.md).")
+    preset: str = Field(
+        "default", description="Settings by name; `published` are those of the method's authors or the paper."
+    )
+    settings: dict[str, Any] = Field({}, description="Settings that differ from the preset.")
+    selection: Literal["fixed", "validation"] = Field(
+        "fixed",
+        description="`fixed`: a recipe that looks at no other labels than the shots. `validation`: epochs or "
+        "settings are chosen on further labelled slides (`validation_slide_fraction`).",
+    )
+
+
 class FewShot(Section):
-    """The glomerulus track: a linear probe on frozen features."""
+    """The glomerulus track: learning from few labelled glomeruli."""
 
     classes: list[str] | None = Field(
         None, description="Lesion classes; empty: every class that the annotations name."
@@ -178,6 +210,16 @@ class FewShot(Section):
     runs: Count = Field(10, description="Draws of slides and shots.")
     train_slide_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         0.5, description="Share of slides that shots are drawn from; the other slides are the test set."
+    )
+    validation_slide_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0,
+        description="Share of slides that validation crops come from, taken off the test slides; for "
+        "`selection: validation` only.",
+    )
+    draws: Literal["redrawn", "pool"] = Field(
+        "redrawn",
+        description="`redrawn`: every run splits the slides anew. `pool` (published): slides are split once, "
+        "and the runs take other shots of one pool, which do not overlap as far as it goes.",
     )
     allow_fewer: bool = Field(
         False, description="Go on with all there are where a class has fewer crops than shots."
@@ -189,6 +231,32 @@ class FewShot(Section):
         "patterns, the floor that features have to beat.",
     )
     l2: Positive = Field(1.0, description="Inverse strength of the probe's L2 penalty (scikit-learn's C).")
+    adapted: dict[Name, Adapted] = Field(
+        {},
+        description="Adapted vision-language models by name; they run on the same draws as `methods`.",
+    )
+
+    @property
+    def names(self) -> list[str]:
+        """Methods and adapted models, in the order of the tables; the first is compared with the others."""
+        return [*self.methods, *self.adapted]
+
+    @model_validator(mode="after")
+    def _adapted_can_be_run(self) -> Self:
+        for name, model in self.adapted.items():
+            if name in self.methods:
+                raise ValueError(f"adapted.{name}: '{name}' is one of methods as well; name it otherwise")
+            if model.selection == "validation" and not self.validation_slide_fraction:
+                raise ValueError(
+                    f"adapted.{name}.selection: validation needs labelled slides to select on; set "
+                    "validation_slide_fraction, or selection: fixed"
+                )
+        if self.train_slide_fraction + self.validation_slide_fraction >= 1.0:
+            raise ValueError(
+                f"validation_slide_fraction: {self.validation_slide_fraction} and train_slide_fraction "
+                f"{self.train_slide_fraction} leave no slide to test on; lower one"
+            )
+        return self
 
 
 class Evaluation(Section):

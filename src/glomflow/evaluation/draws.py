@@ -18,12 +18,13 @@ DRAWS: Schema = {
     "patient": Column("string", "patient of the crop"),
     "group": Column("int64", "slides and patients that belong together, numbered from 0"),
     "label": Column("string", "true class"),
-    "split": Column("string", "train or test"),
-    "order": Column("int64", "train: place in the class, from 0; k shots take places below k. test: -1"),
+    "split": Column("string", "train, validation or test"),
+    "order": Column("int64", "train: place in the class, from 0; k shots take places below k. Others: -1"),
 }
 """One row per run and crop; the shots of a run are nested."""
 
 _ATTEMPTS = 2000
+_VALIDATION_ATTEMPTS = 200
 
 
 def connected_groups(slides: pd.Series[str], patients: pd.Series[str]) -> NDArray[np.int64]:
@@ -150,12 +151,17 @@ def _choose_groups(
 
 
 def draw_shots(index: pd.DataFrame, settings: FewShot, *, seed: int) -> pd.DataFrame:
-    """Draws, for every run, training and test slides and the order in which shots are taken.
+    """Draws, for every run, training, validation and test slides and the order in which shots are taken.
 
     Slides are split at random; a split in which a class lacks crops to train on, or any to test on,
-    is drawn again. Slides of one patient stay together. On the training slides the crops of each
-    class are shuffled; k shots are the first k, so that shots are nested and the test crops, all
-    crops of the other slides, are the same for all shots and methods of a run.
+    is drawn again. Slides of one patient stay together. Validation slides, if any are wanted, are taken
+    off the test slides, of which enough stay that every class is tested. On the training slides the
+    crops of each class are shuffled; k shots are the first k, so that shots are nested and the test
+    crops are the same for all shots and methods of a run.
+
+    With ``draws: pool`` all runs share one split of the slides and one shuffled pool per class. Each run
+    starts at another place of it, so far on that runs do not overlap up to as many shots as the pool
+    allows (Glo-VLMs, arXiv 2508.15960, takes such slices up to 4 shots).
 
     Args:
         index: CROPS of the OM crops.
@@ -175,17 +181,64 @@ def draw_shots(index: pd.DataFrame, settings: FewShot, *, seed: int) -> pd.DataF
     _check_totals(table, classes, settings)
     runs = []
     for run in range(settings.runs):
-        rng = np.random.default_rng([seed, run])
-        training = _choose_groups(table, classes, settings, rng)[crops["group"].to_numpy()]
+        rng = np.random.default_rng([seed, run if settings.draws == "redrawn" else 0])
+        training = _choose_groups(table, classes, settings, rng)
+        split = np.where(training, "train", "test").astype("U10")
         order = np.full(len(crops), -1, dtype=np.int64)
+        trained = training[crops["group"].to_numpy()]
         for name in classes:
-            rows = np.flatnonzero(training & (crops["label"] == name).to_numpy())
-            order[rng.permutation(rows)] = np.arange(len(rows))
-        split = np.where(training, "train", "test")
-        runs.append(crops.assign(run=run, split=split, order=order))
+            rows = np.flatnonzero(trained & (crops["label"] == name).to_numpy())
+            start = 0 if settings.draws == "redrawn" else run * _step(len(rows), settings)
+            order[np.roll(rng.permutation(rows), -start)] = np.arange(len(rows))
+        split[_choose_validation(table, training, settings, rng)] = "validation"
+        runs.append(crops.assign(run=run, split=split[crops["group"].to_numpy()], order=order))
     draws = pd.concat(runs, ignore_index=True)[list(DRAWS)]
     check_draws(draws)
     return draws
+
+
+def _step(pool: int, settings: FewShot) -> int:
+    """Returns how far apart in the pool runs start: by the most shots that all runs find without overlap."""
+    return max((shots for shots in settings.shots if shots * settings.runs <= pool), default=1)
+
+
+def _choose_validation(
+    counts: NDArray[np.int64], training: NDArray[np.bool_], settings: FewShot, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draws validation groups off the test groups.
+
+    Args:
+        counts: (groups, classes) crops.
+        training: (groups,) whether each group is for training.
+        settings: Share of validation slides.
+        rng: Source of the draws.
+
+    Returns:
+        Numbers of the groups; of the draws that leave every class to test, one that shows most classes.
+
+    Raises:
+        GlomflowError: No draw leaves every class to test and shows two classes.
+    """
+    if not settings.validation_slide_fraction:
+        return np.zeros(0, dtype=np.int64)
+    others = np.flatnonzero(~training)
+    size = max(round(settings.validation_slide_fraction * len(counts)), 1)
+    best, shown = np.zeros(0, dtype=np.int64), 1
+    for _ in range(_VALIDATION_ATTEMPTS):
+        order = rng.permutation(others)
+        chosen, left = order[:size], order[size:]
+        classes = int((counts[chosen].sum(axis=0) > 0).sum())
+        if classes > shown and (counts[left].sum(axis=0) > 0).all():
+            best, shown = np.sort(chosen), classes
+        if shown == counts.shape[1]:
+            break
+    if not len(best):
+        raise GlomflowError(
+            f"few-shot: no draw of {size} validation slide(s) shows two classes and leaves every class to "
+            "test; change few_shot.validation_slide_fraction or train_slide_fraction, or use "
+            "selection: fixed, which needs no validation slides"
+        )
+    return best
 
 
 def _check_totals(counts: NDArray[np.int64], classes: list[str], settings: FewShot) -> None:
