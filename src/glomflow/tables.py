@@ -253,15 +253,23 @@ INSTANCES: Schema = {
 """One row per test patient, model, seed and instance of a modality that the model pools."""
 
 FEW_SHOT: Schema = {
-    "method": Column("string", "linear_probe or colour_texture"),
+    "method": Column("string", "one of few_shot.methods, or an adapted model's name"),
     "shots": Column("int64", "labelled crops per class"),
     "run": Column("int64", "run, from 0"),
     "crop": Column("string", "test crop identifier"),
     "slide": Column("string", "slide of the crop"),
     "label": Column("string", "true class"),
     "predicted": Column("string", "class of highest probability"),
+    "own_cosine": Column("float64", "cosine between image and its class's text; missing without a text"),
+    "cosine_gap": Column("float64", "the same less the mean cosine to the other classes; or missing"),
+    "silhouette": Column(
+        "float64", "silhouette of the adapted feature among the test crops; or missing"
+    ),
 }
 """One row per method, shots, run and test crop; plus ``p_<class>`` columns."""
+
+FEW_SHOT_SPACE = ("own_cosine", "cosine_gap", "silhouette")
+"""Columns of FEW_SHOT that only models with a shared space of images and texts have."""
 
 
 def _typed(frame: pd.DataFrame, columns: Schema, name: str) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from glomflow.errors import GlomflowError
 from glomflow.evaluation.draws import draw_shots, labelled_crops
 from glomflow.evaluation.metrics import Floats
 from glomflow.evaluation.texture import texture_matrix
-from glomflow.tables import FEW_SHOT
+from glomflow.tables import FEW_SHOT, FEW_SHOT_SPACE
 
 _POOL_BLOCK = 256
 
@@ -141,6 +141,7 @@ def _run_predictions(
         )
         rows = test[["run", "crop", "slide", "label"]].assign(shots=shots)
         rows["predicted"] = np.array(classes)[probabilities.argmax(axis=1)]
+        rows[list(FEW_SHOT_SPACE)] = np.nan
         rows[[f"p_{name}" for name in classes]] = probabilities
         parts.append(rows)
     return pd.concat(parts, ignore_index=True)

@@ -322,8 +322,10 @@ def _cosines(image_features: ArrayLike, text_features: ArrayLike) -> Floats:
     return cosines
 
 
-def alignment(image_features: ArrayLike, text_features: ArrayLike, labels: ArrayLike) -> float:
-    """Returns the mean cosine between an image and its own class's text (Glo-VLMs, 2508.15960).
+def class_cosines(
+    image_features: ArrayLike, text_features: ArrayLike, labels: ArrayLike
+) -> tuple[Floats, Floats]:
+    """Returns each image's cosine to its own class's text, and that less the mean of the others, each (n,).
 
     Args:
         image_features: (n, D), of any length.
@@ -335,7 +337,23 @@ def alignment(image_features: ArrayLike, text_features: ArrayLike, labels: Array
     """
     cosines = _cosines(image_features, text_features)
     truth = np.asarray(labels, dtype=np.int64)
-    return float(cosines[np.arange(len(truth)), truth].mean())
+    own: Floats = cosines[np.arange(len(truth)), truth]
+    others = (cosines.sum(axis=1) - own) / (cosines.shape[1] - 1)
+    return own, own - others
+
+
+def alignment(image_features: ArrayLike, text_features: ArrayLike, labels: ArrayLike) -> float:
+    """Returns the mean cosine between an image and its own class's text (Glo-VLMs, 2508.15960).
+
+    Args:
+        image_features: (n, D), of any length.
+        text_features: (K, D), one per class.
+        labels: (n,) true classes.
+
+    Raises:
+        GlomflowError: A feature is zero or not finite.
+    """
+    return float(class_cosines(image_features, text_features, labels)[0].mean())
 
 
 def similarity_gap(image_features: ArrayLike, text_features: ArrayLike, labels: ArrayLike) -> float:
@@ -343,11 +361,7 @@ def similarity_gap(image_features: ArrayLike, text_features: ArrayLike, labels: 
 
     Arguments and errors as of :func:`alignment`.
     """
-    cosines = _cosines(image_features, text_features)
-    truth = np.asarray(labels, dtype=np.int64)
-    own = cosines[np.arange(len(truth)), truth]
-    others = (cosines.sum(axis=1) - own) / (cosines.shape[1] - 1)
-    return float((own - others).mean())
+    return float(class_cosines(image_features, text_features, labels)[1].mean())
 
 
 def decision_margin(probabilities: ArrayLike) -> Floats:

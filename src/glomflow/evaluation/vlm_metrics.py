@@ -86,13 +86,18 @@ def silhouette(image_features: ArrayLike, labels: ArrayLike) -> float:
     Returns:
         -1 to 1; NaN with fewer than two classes, or where every row is a class of its own.
     """
-    from sklearn.metrics import silhouette_score
+    return float(silhouettes(image_features, labels).mean())
+
+
+def silhouettes(image_features: ArrayLike, labels: ArrayLike) -> Floats:
+    """Returns the silhouette of each image, (n,), of which :func:`silhouette` is the mean."""
+    from sklearn.metrics import silhouette_samples
 
     truth = np.asarray(labels, dtype=np.int64)
-    classes = len(np.unique(truth))
-    if not 2 <= classes < len(truth):
-        return float("nan")
-    return float(silhouette_score(np.asarray(image_features, np.float64), truth, metric="cosine"))
+    if not 2 <= len(np.unique(truth)) < len(truth):
+        return np.full(len(truth), np.nan)
+    found: Floats = silhouette_samples(np.asarray(image_features, np.float64), truth, metric="cosine")
+    return found
 
 
 def _umap() -> Any:

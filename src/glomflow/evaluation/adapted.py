@@ -1,0 +1,246 @@
+"""Few-shot predictions of adapted vision-language models, on the draws that all methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glomflow.config import Adapted
+from glomflow.errors import GlomflowError
+from glomflow.evaluation import metrics, vlm_metrics
+from glomflow.evaluation.metrics import Floats
+from glomflow.models.vlm.methods.base import ClassText, Rows, Shots
+from glomflow.models.vlm.methods.registry import FEATURE_METHODS, feature_method
+from glomflow.tables import FEW_SHOT, Column, Schema
+from glomflow.training.seeds import derive_seed
+from glomflow.training.vlm_batched import Fitted, fit
+
+GEOMETRY: Schema = {
+    "method": Column("string", "name of the adapted model"),
+    "shots": Column("int64", "labelled crops per class"),
+    "run": Column("int64", "run, from 0"),
+    "epochs": Column("int64", "epochs of which the weights are; 0 where nothing is trained by epochs"),
+    "validation_auc": Column("float64", "macro AUC on validation crops; missing without selection"),
+    "temperature": Column("float64", "temperature fitted on validation crops; missing without them"),
+    "scaled_ece": Column("float64", "calibration error on test crops after temperature scaling; or missing"),
+    "umap_text_distance": Column(
+        "float64", "distance of classes and their texts in UMAP's plane; or missing"
+    ),
+}
+"""One row per adapted model, shots and run: what was selected, and what only a whole run has."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The runs of an adapted model: every draw with every number of shots.
+
+    Attributes:
+        draws: DRAWS.
+        crops: Crop identifiers, in the order of the features' rows.
+        classes: K classes.
+        shots: Numbers of shots; 0 for what needs none.
+        seed: Seed of the few-shot experiment.
+        umap: Lay images and texts out by UMAP, too.
+        bins: Bins of the calibration error.
+    """
+
+    draws: pd.DataFrame
+    crops: Sequence[str]
+    classes: Sequence[str]
+    shots: Sequence[int]
+    seed: int
+    umap: bool = False
+    bins: int = 15
+
+    def numbers(self) -> list[tuple[int, int]]:
+        """Returns the (run, shots) of the grid, in the order that runs are fitted in."""
+        return [(int(run), shots) for run in sorted(self.draws["run"].unique()) for shots in self.shots]
+
+    def rows(self, run: int, split: str, shots: int | None = None) -> pd.DataFrame:
+        """Returns the draws of one run and split, with the ``place`` of each crop among the features.
+
+        Args:
+            run: The run.
+            split: ``train``, ``validation`` or ``test``.
+            shots: Of train, only so many per class.
+
+        Raises:
+            GlomflowError: A crop has no feature.
+        """
+        own = self.draws[(self.draws["run"] == run) & (self.draws["split"] == split)]
+        if shots is not None:
+            own = own[own["order"] < shots]
+        places = {crop: place for place, crop in enumerate(self.crops)}
+        absent = sorted(set(own["crop"]) - set(places))
+        if absent:
+            raise GlomflowError(
+                f"few-shot: crop '{absent[0]}' is drawn and has no features ({len(absent)} such); encode the "
+                "crops again"
+            )
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        return own.assign(
+            place=own["crop"].map(places).astype("int64"), number=own["label"].map(numbers).astype("int64")
+        )
+
+    def problem(self, *, validation: bool) -> Shots:
+        """Returns what all runs may learn from.
+
+        Args:
+            validation: Whether validation crops are part of it.
+        """
+        train, held, names, seeds = [], [], [], []
+        for run, shots in self.numbers():
+            # Zero-shot methods look at no label; a method that does is given one shot at least.
+            train.append(self.rows(run, "train", max(shots, 1)))
+            held.append(self.rows(run, "validation") if validation else None)
+            names.append(f"run {run}, {shots} shots")
+            seeds.append(derive_seed(self.seed, "adapted", run, shots))
+        chosen = [frame for frame in held if frame is not None]
+        return Shots(
+            tuple(self.classes),
+            _padded(train),
+            _padded(chosen) if validation else None,
+            tuple(names),
+            tuple(seeds),
+        )
+
+
+def _padded(frames: Sequence[pd.DataFrame]) -> Rows:
+    return Rows.of([f["place"].tolist() for f in frames], [f["number"].tolist() for f in frames])
+
+
+def shots_of(method: str, shots: Sequence[int]) -> list[int]:
+    """Returns the numbers of shots that a method runs with: 0 for what learns from none."""
+    return [0] if method == "zero_shot" else sorted({number for number in shots if number > 0})
+
+
+def predict_features(
+    name: str, settings: Adapted, grid: Grid, table: Tensor, text: ClassText
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Adapts a model that trains on cached features in all runs, and predicts the test crops.
+
+    Args:
+        name: Name of the adapted model.
+        settings: Method, preset and selection.
+        grid: The runs.
+        table: (n, D) unit features of the frozen image tower.
+        text: The classes by the frozen text tower.
+
+    Returns:
+        FEW_SHOT rows with ``p_<class>`` columns, GEOMETRY rows, and remarks for the log.
+
+    Raises:
+        GlomflowError: The method is not one on features, a setting is unknown, or a run lacks what it needs.
+    """
+    if settings.method not in FEATURE_METHODS:
+        raise GlomflowError(f"few_shot.adapted.{name}: {settings.method} does not train on cached features")
+    method = feature_method(settings.method, settings.preset, **settings.settings)
+    validated = settings.selection == "validation"
+    fitted = fit(method, table, grid.problem(validation=validated), text, selection=settings.selection)
+    table = table.to(torch.float64)
+    predicted, described = [], []
+    for number, (run, shots) in enumerate(grid.numbers()):
+        rows, row = judged(name, grid, run, shots, _Run(fitted, number, table, validated))
+        predicted.append(rows)
+        described.append(row)
+    columns = [*FEW_SHOT, *(f"p_{label}" for label in grid.classes)]
+    return (
+        pd.concat(predicted, ignore_index=True)[columns],
+        pd.DataFrame(described, columns=list(GEOMETRY)),
+        fitted.remarks,
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One fitted run, as :func:`judged` sees it."""
+
+    fitted: Fitted
+    number: int
+    table: Tensor
+    validated: bool
+
+    @property
+    def epochs(self) -> int:
+        return int(self.fitted.epochs[self.number])
+
+    @property
+    def score(self) -> float:
+        return float(self.fitted.scores[self.number])
+
+    def logits(self, places: NDArray[np.int64]) -> Floats:
+        features = self.table[torch.tensor(places)]
+        found: Floats = self.fitted.logits(features, [self.number])[0].cpu().numpy()
+        return found
+
+    def space(self, places: NDArray[np.int64]) -> tuple[Floats, Floats | None]:
+        """Returns the adapted features of images, (n, D), and of the classes, (K, D), if there is a text."""
+        text = self.fitted.class_text(self.number)
+        images = self.fitted.image_features(self.table[torch.tensor(places)], self.number)
+        return images.cpu().numpy(), None if text is None else text.detach().cpu().numpy()
+
+
+def judged(
+    name: str, grid: Grid, run: int, shots: int, model: _Run
+) -> tuple[pd.DataFrame, dict[str, object]]:
+    """Predicts the test crops of one run.
+
+    Args:
+        name: Name of the adapted model.
+        grid: The runs.
+        run: The run.
+        shots: Its number of shots.
+        model: The fitted run.
+
+    Returns:
+        FEW_SHOT rows with ``p_<class>`` columns, and a row of GEOMETRY.
+    """
+    test = grid.rows(run, "test")
+    places, truth = test["place"].to_numpy(), test["number"].to_numpy()
+    logits = model.logits(places)
+    probabilities = vlm_metrics.scale_temperature(logits)
+    rows = test[["run", "crop", "slide", "label"]].assign(method=name, shots=shots)
+    rows["predicted"] = np.array(grid.classes)[probabilities.argmax(axis=1)]
+    images, texts = model.space(places)
+    rows["own_cosine"] = rows["cosine_gap"] = np.nan
+    if texts is not None:
+        rows["own_cosine"], rows["cosine_gap"] = metrics.class_cosines(images, texts, truth)
+    rows["silhouette"] = vlm_metrics.silhouettes(images, truth)
+    rows[[f"p_{label}" for label in grid.classes]] = probabilities
+    described: dict[str, object] = {
+        "method": name,
+        "shots": shots,
+        "run": run,
+        "epochs": model.epochs,
+        "validation_auc": model.score,
+        **_temperature(grid, run, model, logits, truth),
+        "umap_text_distance": np.nan,
+    }
+    if grid.umap and texts is not None:
+        seed = derive_seed(grid.seed, "umap", run, shots) % 2**31
+        found = vlm_metrics.umap_text_distance(images, texts, truth, seed=seed)
+        described["umap_text_distance"] = float(np.nanmean(found))
+    return rows, described
+
+
+def _temperature(
+    grid: Grid, run: int, model: _Run, logits: Floats, truth: NDArray[np.int64]
+) -> dict[str, float]:
+    """Fits the temperature on validation crops and returns the test crops' calibration error with it."""
+    held = grid.rows(run, "validation")
+    if not model.validated or held.empty:
+        return {"temperature": np.nan, "scaled_ece": np.nan}
+    temperature = vlm_metrics.fit_temperature(
+        model.logits(held["place"].to_numpy()), held["number"].to_numpy()
+    )
+    scaled = vlm_metrics.scale_temperature(logits, temperature)
+    return {
+        "temperature": temperature,
+        "scaled_ece": float(metrics.ece(truth, scaled, bins=grid.bins)),
+    }
