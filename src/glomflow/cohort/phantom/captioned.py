@@ -148,9 +148,7 @@ def _cut(rgb: Bytes, left: float, top: float, side: float, size: int) -> Bytes:
     """Cuts a square, white beyond the field, and reduces it to ``size``."""
     from PIL import Image
 
-    pad = max(
-        0, int(np.ceil(max(-left, -top, left + side - rgb.shape[1], top + side - rgb.shape[0]))) + 1
-    )
+    pad = max(0, int(np.ceil(max(-left, -top, left + side - rgb.shape[1], top + side - rgb.shape[0]))) + 1)
     if pad:
         rgb = np.pad(rgb, ((pad, pad), (pad, pad), (0, 0)), constant_values=_WHITE)
     box = (left + pad, top + pad, left + pad + side, top + pad + side)
