@@ -121,7 +121,7 @@ class VlmPretraining(Section):
         24, description="Further patients that its zero-shot accuracy is measured on."
     )
     image_size: Annotated[int, Field(ge=32, le=512)] = Field(96, description="Edge of its images, px.")
-    patch_size: Count = Field(12, description="Edge of a patch, px; divides `image_size`.")
+    patch_size: Count = Field(16, description="Edge of a patch, px; divides `image_size`.")
     width: Annotated[int, Field(multiple_of=32)] = Field(
         128, ge=32, description="Width of the image tower; 32 per attention head."
     )

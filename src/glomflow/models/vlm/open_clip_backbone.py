@@ -116,6 +116,7 @@ class OpenClipText(TextTower):
         self.text_projection = owner.text_projection
         self.cls_emb = getattr(owner, "cls_emb", None)
         self.register_buffer("attn_mask", owner.attn_mask, persistent=False)
+        self.heads = int(owner.transformer.resblocks[0].attn.num_heads)
         self.pool = pool
         self.end = -1 if end is None else end
         self.masks_filling = bool(getattr(owner, "use_pad_mask", False)) or self.cls_emb is not None
@@ -177,8 +178,7 @@ class OpenClipText(TextTower):
             valid = torch.cat([valid, one] if self.corrected else [one, valid], dim=1)
         added = torch.zeros(len(valid), length, length, dtype=hidden.dtype, device=hidden.device)
         added.masked_fill_(~valid[:, None, :], float("-inf"))
-        heads = int(self.blocks[0].attn.num_heads)  # type: ignore[union-attr, arg-type]
-        return (added if causal is None else added + causal).repeat_interleave(heads, dim=0)
+        return (added if causal is None else added + causal).repeat_interleave(self.heads, dim=0)
 
     def _block(self, block: nn.Module, hidden: Tensor, mask: Tensor | None) -> Tensor:
         return block(hidden, attn_mask=mask)  # type: ignore[no-any-return]
