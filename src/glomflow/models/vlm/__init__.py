@@ -1,1 +1,1 @@
-"""Vision-language backbones and their adaptation from few labelled images."""
+"""Vision-language models: backbones with an image and a text tower, prompts, low-rank updates."""

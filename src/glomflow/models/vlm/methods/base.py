@@ -26,7 +26,7 @@ class Rows:
     Attributes:
         rows: (R, N) int64 rows of the table; 0 where padded.
         labels: (R, N) int64 classes; 0 where padded.
-        mask: (R, N) bool, False where padded.
+        mask: (R, N) bool, False where padded, which is at the end.
     """
 
     rows: Tensor

@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from glomflow.models.vlm.methods.base import ClassText, Problem, Recipe, Settings, State, TrainedMethod
 
-
 _RECIPE = Recipe(
     epochs=300,
     batch_size=256,

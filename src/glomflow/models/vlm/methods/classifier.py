@@ -59,7 +59,7 @@ class Classifier(TrainedMethod):
         width, hidden, classes = like.shape[1], self.settings.hidden, len(problem.shots.classes)
         first, second = width**-0.5, hidden**-0.5
         draws = uniform_per_run(seeds, (hidden * (width + 1) + classes * (hidden + 1),), 1.0, like)
-        sizes = (hidden * width, hidden, classes * hidden, classes)
+        sizes = [hidden * width, hidden, classes * hidden, classes]
         w1, b1, w2, b2 = torch.split(draws, sizes, dim=1)
         runs = len(seeds)
         trained = {

@@ -18,7 +18,6 @@ from glomflow.models.vlm.methods.base import (
     uniform_per_run,
 )
 
-
 _RECIPE = Recipe(epochs=50, batch_size=32, lr=1e-3, schedule="cosine")
 
 

@@ -1,4 +1,4 @@
-"""The methods on features by name, with their presets."""
+"""The methods by name, with their presets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from glomflow.errors import GlomflowError
 from glomflow.models.vlm.methods import (
+    adapter,
     clap,
     classifier,
     clip_adapter,
@@ -14,9 +15,11 @@ from glomflow.models.vlm.methods import (
     linear_probe,
     tip_adapter,
     tip_adapter_f,
+    vanilla,
     zero_shot,
 )
 from glomflow.models.vlm.methods.base import Method
+from glomflow.models.vlm.methods.tuned import TunedMethod
 
 _METHODS: dict[str, tuple[type[Method], ModuleType]] = {
     "zero_shot": (zero_shot.ZeroShot, zero_shot),
@@ -33,8 +36,17 @@ FEATURE_METHODS = tuple(_METHODS)
 """Names of the methods that train on cached features."""
 
 
+_TUNED: dict[str, tuple[type[TunedMethod], ModuleType]] = {
+    "vanilla": (vanilla.Vanilla, vanilla),
+    "adapter": (adapter.Adapter, adapter),
+}
+
+TUNED_METHODS = tuple(_TUNED)
+"""Names of the methods that fine-tune the backbone from cached activations."""
+
+
 def feature_method(name: str, preset: str = "default", **changes: Any) -> Method:
-    """Returns a method with its settings.
+    """Returns a method on features with its settings.
 
     Args:
         name: One of :data:`FEATURE_METHODS`.
@@ -45,12 +57,21 @@ def feature_method(name: str, preset: str = "default", **changes: Any) -> Method
     Raises:
         GlomflowError: The method, the preset or a setting is not known.
     """
-    if name not in _METHODS:
-        raise GlomflowError(f"few-shot: method '{name}' is not known; choose among {', '.join(_METHODS)}")
-    kind, module = _METHODS[name]
+    result: Method = _made(_METHODS, name, preset, changes)
+    return result
+
+
+def tuned_method(name: str, preset: str = "default", **changes: Any) -> TunedMethod:
+    """Returns a fine-tuning method with its settings; arguments and errors as :func:`feature_method`."""
+    result: TunedMethod = _made(_TUNED, name, preset, changes)
+    return result
+
+
+def _made(known: dict[str, Any], name: str, preset: str, changes: dict[str, Any]) -> Any:
+    if name not in known:
+        raise GlomflowError(f"few-shot: method '{name}' is not known; choose among {', '.join(known)}")
+    kind, module = known[name]
     presets: dict[str, Any] = module.PRESETS
     if preset not in presets:
         raise GlomflowError(f"{name}: preset '{preset}' is not known; choose among {', '.join(presets)}")
-    build: Any = kind
-    result: Method = build(presets[preset].but(**changes))
-    return result
+    return kind(presets[preset].but(**changes))

@@ -9,7 +9,6 @@ from torch import Tensor
 from glomflow.models.vlm.methods.base import ClassText, Problem, Recipe, Settings, State, TrainedMethod
 from glomflow.models.vlm.methods.tip_adapter import cache_logits, start_cache
 
-
 _RECIPE = Recipe(epochs=20, batch_size=256, lr=1e-3, weight_decay=0.01, eps=1e-4, schedule="cosine")
 
 

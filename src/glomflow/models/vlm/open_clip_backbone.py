@@ -1,0 +1,437 @@
+"""Backbones of open_clip: CLIP, models with a text tower of their own, and CoCa."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glomflow.errors import GlomflowError
+from glomflow.models.torchvision_compat import import_torchvision
+from glomflow.models.vlm.backbone import Backbone, TextTower, Tokeniser, Tower
+from glomflow.models.vlm.preprocessing import preprocessing_of
+from glomflow.models.vlm.weights import Source, State, load_strictly, read_state
+
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+"""Names of a model's files in a folder or a hub repository, as open_clip writes them."""
+
+_HUB_FILES = (WEIGHTS_FILE, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+_SPARE = r"input_resolution|context_length|vocab_size|.*position_ids"
+"""Numbers beside the weights in old checkpoints; they say what the architecture says."""
+
+
+def import_open_clip() -> Any:
+    """Imports open_clip (several seconds the first time), with torchvision made importable first."""
+    import_torchvision()
+    import open_clip
+
+    return open_clip
+
+
+class VisionTower(Tower):
+    """open_clip's own ViT.
+
+    Args:
+        visual: open_clip's ``VisionTransformer``.
+    """
+
+    def __init__(self, visual: Any) -> None:
+        super().__init__()
+        self.visual = visual
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks."""
+        blocks: nn.ModuleList = self.visual.transformer.resblocks
+        return blocks
+
+    def stem(self, inputs: Tensor) -> Tensor:
+        """Embeds patches of pixels (N, 3, S, S)."""
+        hidden: Tensor = self.visual._embeds(inputs)
+        return hidden
+
+    def head(self, hidden: Tensor, inputs: Tensor | None = None) -> Tensor:
+        """Pools and projects."""
+        pooled: Tensor = self.visual._pool(hidden)[0]
+        return pooled if self.visual.proj is None else pooled @ self.visual.proj
+
+    def _block(self, block: nn.Module, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        return block(hidden)  # type: ignore[no-any-return]
+
+
+class TimmTower(Tower):
+    """A ViT of timm within open_clip.
+
+    Args:
+        visual: open_clip's ``TimmModel`` around a ``VisionTransformer`` of timm.
+    """
+
+    def __init__(self, visual: Any) -> None:
+        super().__init__()
+        visual.trunk.blocks = nn.ModuleList(visual.trunk.blocks)
+        self.visual = visual
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks."""
+        blocks: nn.ModuleList = self.visual.trunk.blocks
+        return blocks
+
+    def stem(self, inputs: Tensor) -> Tensor:
+        """Embeds patches of pixels (N, 3, S, S)."""
+        trunk = self.visual.trunk
+        hidden: Tensor = trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(inputs))))
+        return hidden
+
+    def head(self, hidden: Tensor, inputs: Tensor | None = None) -> Tensor:
+        """Pools and projects."""
+        trunk = self.visual.trunk
+        features: Tensor = self.visual.head(trunk.forward_head(trunk.norm(hidden)))
+        return features
+
+    def _block(self, block: nn.Module, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        return block(hidden)  # type: ignore[no-any-return]
+
+
+class OpenClipText(TextTower):
+    """open_clip's text transformer, of a CLIP model (which holds its parts) or on its own.
+
+    Args:
+        owner: The ``CLIP`` model or the ``TextTransformer``.
+        pool: How text is pooled.
+        end: Token of the text's end, for ``pool`` eos.
+    """
+
+    def __init__(self, owner: Any, pool: str, end: int | None) -> None:
+        super().__init__()
+        self.transformer = owner.transformer
+        self.token_embedding = owner.token_embedding
+        self.positional_embedding = owner.positional_embedding
+        self.ln_final = owner.ln_final
+        self.text_projection = owner.text_projection
+        self.cls_emb = getattr(owner, "cls_emb", None)
+        self.register_buffer("attn_mask", owner.attn_mask, persistent=False)
+        self.heads = int(owner.transformer.resblocks[0].attn.num_heads)
+        self.pool = pool
+        self.end = -1 if end is None else end
+        self.masks_filling = bool(getattr(owner, "use_pad_mask", False)) or self.cls_emb is not None
+        self.filling = int(getattr(owner, "pad_id", 0))
+        self.corrected = bool(getattr(owner, "correct_cls_mask", False))
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks."""
+        blocks: nn.ModuleList = self.transformer.resblocks
+        return blocks
+
+    def token_embeddings(self, tokens: Tensor) -> Tensor:
+        """Returns the embeddings of tokens, without positions."""
+        embeddings: Tensor = self.token_embedding(tokens)
+        return embeddings
+
+    def embedded(self, embeddings: Tensor) -> Tensor:
+        """Adds the class token, if the model has one, and positions."""
+        if self.cls_emb is not None:
+            last = self.cls_emb.expand(embeddings.shape[0], 1, -1)
+            embeddings = torch.cat([embeddings, last], dim=1)
+        hidden: Tensor = embeddings + self.positional_embedding[: embeddings.shape[1]]
+        return hidden
+
+    def head(self, hidden: Tensor, inputs: Tensor | None) -> Tensor:
+        """Takes the state at the text's end (or of the class token) and projects it."""
+        if self.cls_emb is not None:
+            pooled = self.ln_final(hidden[:, -1])
+        else:
+            pooled = self._pooled(self.ln_final(hidden), inputs)
+        if self.text_projection is None:
+            return pooled  # type: ignore[no-any-return]
+        if isinstance(self.text_projection, nn.Linear):
+            return self.text_projection(pooled)  # type: ignore[no-any-return]
+        return pooled @ self.text_projection  # type: ignore[no-any-return]
+
+    def _pooled(self, hidden: Tensor, tokens: Tensor | None) -> Tensor:
+        if self.pool in ("first", "last"):
+            return hidden[:, 0 if self.pool == "first" else -1]
+        if tokens is None:
+            raise GlomflowError("a text tower finds the end of the text in its tokens; pass them to head()")
+        marks = tokens if self.pool == "argmax" else torch.eq(tokens, self.end).int()
+        return hidden[torch.arange(len(hidden), device=hidden.device), marks.argmax(dim=-1)]
+
+    def _mask(self, hidden: Tensor, inputs: Tensor | None) -> Tensor | None:
+        """Masks later tokens, and what fills up the text where the model is told to."""
+        length = hidden.shape[1]
+        buffer: Tensor | None = self.attn_mask  # type: ignore[assignment]
+        causal = None if buffer is None else buffer[:length, :length].to(hidden.dtype)
+        if not self.masks_filling:
+            return causal
+        if inputs is None:
+            raise GlomflowError("this text tower masks by the tokens; pass them to run() as inputs")
+        valid = inputs != self.filling
+        if self.cls_emb is not None:
+            # Published CoCa models shift the mask by one place; newer ones are corrected.
+            one = valid.new_ones(len(valid), 1)
+            valid = torch.cat([valid, one] if self.corrected else [one, valid], dim=1)
+        added = torch.zeros(len(valid), length, length, dtype=hidden.dtype, device=hidden.device)
+        added.masked_fill_(~valid[:, None, :], float("-inf"))
+        return (added if causal is None else added + causal).repeat_interleave(self.heads, dim=0)
+
+    def _block(self, block: nn.Module, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        return block(hidden, attn_mask=mask)  # type: ignore[no-any-return]
+
+
+def build_open_clip(source: Source, phantom: Path | None = None) -> Backbone:
+    """Builds a backbone of open_clip.
+
+    Args:
+        source: The backbone's section.
+        phantom: Folder that the pretraining wrote.
+
+    Raises:
+        GlomflowError: As :func:`glomflow.models.vlm.backbone.load_backbone`.
+    """
+    weights: Path | None = None
+    if source.kind == "phantom":
+        if phantom is None:
+            source.missing("the phantom model is not trained yet", "train it with pretrain_vlm first")
+        described = _json_config(phantom / CONFIG_FILE, source.key("weights"))
+        weights = source.checked(phantom / WEIGHTS_FILE)
+    elif source.kind == "hub":
+        described = _hub_config(source)
+        weights = source.checked(source.hub_file(source.argument, _HUB_FILES))
+    else:
+        described = _named_config(source)
+        if source.kind == "file":
+            weights = source.checked(Path(source.argument))
+        elif source.kind == "pretrained":
+            described, weights = _pretrained(source, described)
+    check_towers(described["model_cfg"], source)
+    model = build_model(described["model_cfg"])
+    if weights is not None:
+        state = _own_layout(read_state(weights, source.key("weights")), model)
+        load_strictly(model, state, f"{source.key('weights')}: {weights}", spare=_SPARE)
+    return backbone_of(model, described, source)
+
+
+def backbone_of(model: Any, described: dict[str, Any], source: Source) -> Backbone:
+    """Wraps an open_clip model.
+
+    Args:
+        model: Its ``CLIP``, ``CustomTextCLIP`` or ``CoCa``; its modules are shared, not copied.
+        described: ``model_cfg`` that it was built from, and ``preprocess_cfg``.
+        source: The backbone's section.
+
+    Raises:
+        GlomflowError: A tower has no transformer blocks, or the tokeniser cannot be had.
+    """
+    settings = described["model_cfg"]
+    text = settings["text_cfg"]
+    visual = model.visual
+    size = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
+    owner = getattr(model, "text", model)
+    pool = text.get("pool_type", "argmax")
+    if hasattr(visual, "trunk"):
+        if type(visual.trunk).__name__ != "VisionTransformer":
+            _no_blocks(source, f"the image tower is {type(visual.trunk).__name__} of timm")
+        tower: Tower = TimmTower(visual)
+    else:
+        tower = VisionTower(visual)
+    context = int(model.context_length if owner is model else owner.context_length)
+    return Backbone(
+        source.name,
+        tower,
+        OpenClipText(owner, pool, text.get("eos_id", 2)),
+        dim=int(settings["embed_dim"]),
+        logit_scale=model.logit_scale,
+        context_length=context,
+        preprocessing=preprocessing_of(
+            int(size), described.get("preprocess_cfg") or {}, source.key("architecture")
+        ),
+        tokeniser=open_clip_tokeniser(text, context, source),
+        padding=int(text.get("pad_id", 0)),
+    )
+
+
+def build_model(settings: dict[str, Any]) -> Any:
+    """Builds an open_clip model from its ``model_cfg``, with random weights that are always the same."""
+    import_open_clip()
+    from open_clip.coca_model import CoCa
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    given = copy.deepcopy(settings)
+    custom = given.pop("custom_text", False)
+    kind = CoCa if "multimodal_cfg" in given else CustomTextCLIP if custom else CLIP
+    if given["vision_cfg"].get("timm_model_name"):
+        given["vision_cfg"]["timm_model_pretrained"] = False
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return kind(**given).eval()
+
+
+def check_towers(settings: dict[str, Any], source: Source) -> None:
+    """Raises a GlomflowError if a tower of a ``model_cfg`` has no blocks that a method could train."""
+    if isinstance(settings["vision_cfg"].get("layers"), list):
+        _no_blocks(source, "the image tower is a ResNet")
+    if settings["text_cfg"].get("hf_model_name"):
+        _no_blocks(source, f"the text tower is {settings['text_cfg']['hf_model_name']} of transformers")
+    for tower in ("vision_cfg", "text_cfg"):
+        if settings[tower].get("block_type") == "custom" or settings[tower].get("scaled_cosine_attn"):
+            _no_blocks(source, f"{tower} has blocks of its own kind")
+
+
+def _no_blocks(source: Source, what: str) -> None:
+    raise GlomflowError(
+        f"{source.key('architecture')}: {source.settings.architecture or source.settings.weights}: {what}, "
+        "which has no transformer blocks that can be cached before or trained here; choose a model with ViT "
+        "and text transformer, such as ViT-B-16"
+    )
+
+
+def open_clip_tokeniser(text: dict[str, Any], context: int, source: Source) -> Tokeniser:
+    """Returns the model's own tokeniser, or the one that the section names.
+
+    Args:
+        text: The model's ``text_cfg``.
+        context: Most tokens.
+        source: The backbone's section.
+
+    Raises:
+        GlomflowError: It is one of transformers that is not at hand.
+    """
+    named = source.settings.tokenizer or text.get("hf_tokenizer_name")
+    if named:
+        return _hub_tokeniser(str(named), text, context, source)
+    from open_clip.tokenizer import SimpleTokenizer
+
+    tokenizer = SimpleTokenizer(context_length=context, **(text.get("tokenizer_kwargs") or {}))
+
+    def tokens_of(sentence: str) -> list[int]:
+        return [tokenizer.sot_token_id, *tokenizer.encode(sentence), tokenizer.eot_token_id]
+
+    return tokens_of
+
+
+def _hub_tokeniser(name: str, text: dict[str, Any], context: int, source: Source) -> Tokeniser:
+    from open_clip.tokenizer import HFTokenizer
+
+    from glomflow.models.vlm.transformers_backbone import no_tokeniser
+
+    mode = text.get("tokenizer_mode")
+    try:
+        tokenizer = HFTokenizer(
+            name,
+            context_length=context,
+            tokenizer_mode=mode,
+            local_files_only=source.offline,
+            **(text.get("tokenizer_kwargs") or {}),
+        )
+    except (OSError, ValueError) as error:
+        no_tokeniser(name, source, error)
+
+    def tokens_of(sentence: str) -> list[int]:
+        clean = tokenizer.clean_fn(sentence)
+        if mode == "clips":  # a token each for begin, end and class
+            whole = [*tokenizer.tokenizer(clean, add_special_tokens=False)["input_ids"], 0, 0, 0]
+        else:
+            whole = tokenizer.tokenizer(clean, truncation=False)["input_ids"]
+        return list(whole) if len(whole) > context else tokenizer([sentence])[0].tolist()
+
+    return tokens_of
+
+
+def _named_config(source: Source) -> dict[str, Any]:
+    """Returns ``model_cfg`` and ``preprocess_cfg`` of a named architecture or of a JSON file."""
+    name = source.settings.architecture or ""
+    if name.endswith(".json"):
+        return _json_config(Path(name), source.key("architecture"))
+    open_clip = import_open_clip()
+    found = open_clip.get_model_config(name)
+    if found is None:
+        import difflib
+
+        near = difflib.get_close_matches(name, open_clip.list_models(), n=3)
+        advice = f"; did you mean one of {', '.join(near)}" if near else ""
+        raise GlomflowError(
+            f"{source.key('architecture')}: open_clip has no architecture '{name}'{advice}, or name a JSON "
+            "file of its format"
+        )
+    return {"model_cfg": found, "preprocess_cfg": {}}
+
+
+def _json_config(path: Path, key: str) -> dict[str, Any]:
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise GlomflowError(f"{key}: {path} cannot be read as JSON ({error}); correct the path") from error
+    if isinstance(given, dict) and "model_cfg" not in given:
+        given = {"model_cfg": given, "preprocess_cfg": {}}
+    missing = [
+        part
+        for part in ("embed_dim", "vision_cfg", "text_cfg")
+        if not isinstance(given, dict) or part not in given["model_cfg"]
+    ]
+    if missing:
+        raise GlomflowError(
+            f"{key}: {path} lacks {', '.join(missing)}; it must describe a model as open_clip does"
+        )
+    return given  # type: ignore[no-any-return]
+
+
+def _hub_config(source: Source) -> dict[str, Any]:
+    if source.settings.architecture is not None:
+        return _named_config(source)
+    return _json_config(source.hub_file(source.argument, [CONFIG_FILE]), source.key("weights"))
+
+
+def _pretrained(source: Source, described: dict[str, Any]) -> tuple[dict[str, Any], Path]:
+    """Finds or downloads open_clip's own weights of a tag; the tag says activation and preprocessing."""
+    import_open_clip()
+    from open_clip import pretrained
+
+    name = (source.settings.architecture or "").replace("/", "-")
+    tag = pretrained.get_pretrained_cfg(name, source.argument)
+    if not tag:
+        known = ", ".join(pretrained.list_pretrained_tags_by_model(name)) or "none"
+        raise GlomflowError(
+            f"{source.key('weights')}: open_clip has no weights '{source.argument}' of {name}; it has {known}"
+        )
+    settings = {**described["model_cfg"], "quick_gelu": bool(tag.get("quick_gelu", False))}
+    described = {"model_cfg": settings, "preprocess_cfg": tag}
+    if tag.get("hf_hub"):
+        repository, _, file = tag["hf_hub"].rpartition("/")
+        files = [file.rsplit(".", 1)[0] + ".safetensors", file] if file else list(_HUB_FILES)
+        return described, source.checked(source.hub_file(repository, files))
+    return described, source.checked(_from_url(source, tag["url"]))
+
+
+def _from_url(source: Source, url: str) -> Path:
+    from open_clip import pretrained
+
+    cached = Path("~/.cache/clip").expanduser() / url.rsplit("/", 1)[-1]
+    if cached.is_file():
+        return cached
+    if source.offline:
+        source.missing(
+            f"the weights '{source.argument}' are not in the cache ({cached}) and run.offline is true",
+            f"download {url} and name it as 'file:<path>', or set run.offline to false once",
+        )
+    try:
+        return Path(pretrained.download_pretrained_from_url(url))
+    except (OSError, RuntimeError, ValueError) as error:
+        return source.missing(f"{url} cannot be had ({error})", "download it and name it as 'file:<path>'")
+
+
+def _own_layout(state: State, model: Any) -> State:
+    """Moves the text tensors of an old checkpoint to where a model with its own text tower has them."""
+    scale = state.get("logit_scale")
+    if scale is not None and scale.shape != model.logit_scale.shape and scale.numel() == 1:
+        state = {**state, "logit_scale": scale.reshape(model.logit_scale.shape)}
+    if not hasattr(model, "text") or "positional_embedding" not in state:
+        return state
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    return dict(convert_to_custom_text_state_dict(state))
