@@ -14,6 +14,7 @@ from glomflow.config_base import Count, Name, Positive, Section
 from glomflow.config_imaging import GlomerulusCrops, Imaging, ImCrops, Ingest, Stain, TemTiles
 from glomflow.config_models import Cmsa, Encoder, Loss, Model, Smil, TabularKinds
 from glomflow.config_training import Explanations, Folds, Search, Training
+from glomflow.config_vlm import Vlm
 
 DEFAULT_ENCODER = "default"
 """Name of the section ``encoder`` among the encoders."""
@@ -293,6 +294,7 @@ class Config(Section):
     )
     diagnosis: Diagnosis = Field(Diagnosis(), description="CMUS-Net track.")
     few_shot: FewShot = Field(FewShot(), description="Glomerulus track.")
+    vlm: Vlm = Field(Vlm(), description="Vision-language models of the glomerulus track.")
     evaluation: Evaluation = Field(Evaluation(), description="Metrics and intervals.")
     report: Report = Field(Report(), description="The report.")
 

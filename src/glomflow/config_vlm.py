@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from glomflow.config_base import Count, Fraction, Positive, Section
+from glomflow.config_base import Count, Fraction, Name, Positive, Section
 
 Preset = Literal["phantom", "five_lesion", "sclerosis_stage"]
 Template = Annotated[str, Field(pattern=r"\{\}")]
@@ -156,3 +156,21 @@ class VlmPretraining(Section):
                 "lower it"
             )
         return self
+
+
+class Vlm(Section):
+    """Vision-language models of the glomerulus track; `few_shot.adapted` says how they are adapted."""
+
+    backbones: dict[Name, VlmBackbone] = Field(
+        {"phantom": VlmBackbone()}, description="Models by name. Those that no adapted model uses are not made."
+    )
+    labels: LabelSet = Field(LabelSet(), description="Classes and prompts.")
+    pretraining: VlmPretraining = Field(
+        VlmPretraining(), description="The small model of `weights: phantom`."
+    )
+    batch_size: Count = Field(16, description="Images per forward pass of frozen towers.")
+    umap: bool = Field(
+        False,
+        description="Lay test images and class texts out by UMAP as well (needs `pip install umap-learn`; "
+        "seconds per run).",
+    )

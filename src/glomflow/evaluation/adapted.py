@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,17 @@ from glomflow.config import Adapted
 from glomflow.errors import GlomflowError
 from glomflow.evaluation import metrics, vlm_metrics
 from glomflow.evaluation.metrics import Floats
-from glomflow.models.vlm.methods.base import ClassText, Rows, Shots
-from glomflow.models.vlm.methods.registry import FEATURE_METHODS, feature_method
+from glomflow.models.vlm.methods.base import ClassPrompts, ClassText, Rows, Shots
+from glomflow.models.vlm.methods.registry import (
+    FEATURE_METHODS,
+    TUNED_METHODS,
+    feature_method,
+    tuned_method,
+)
 from glomflow.tables import FEW_SHOT, Column, Schema
 from glomflow.training.seeds import derive_seed
 from glomflow.training.vlm_batched import Fitted, fit
+from glomflow.training.vlm_finetune import Activations, TunedRun, tune
 
 GEOMETRY: Schema = {
     "method": Column("string", "name of the adapted model"),
@@ -149,17 +156,113 @@ def predict_features(
         rows, row = judged(name, grid, run, shots, _Run(fitted, number, table, validated))
         predicted.append(rows)
         described.append(row)
+    return _tables(grid, predicted, described, fitted.remarks)
+
+
+def predict_tuned(
+    name: str,
+    settings: Adapted,
+    grid: Grid,
+    backbone: Any,
+    activations: Callable[[int | None], Activations],
+    prompts: ClassPrompts,
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Fine-tunes a model in all runs, and predicts the test crops.
+
+    Args:
+        name: Name of the adapted model.
+        settings: Method, preset and selection.
+        grid: The runs.
+        backbone: The frozen model; it is left as it was.
+        activations: Gives the images' state before a block of the image tower, or their unit features if
+            there is none; rows as ``grid.crops``.
+        prompts: The classes' sentences.
+
+    Returns:
+        FEW_SHOT rows with ``p_<class>`` columns, GEOMETRY rows, and remarks for the log.
+
+    Raises:
+        GlomflowError: The method does not fine-tune, a setting is unknown, or a run lacks what it needs.
+    """
+    if settings.method not in TUNED_METHODS:
+        raise GlomflowError(f"few_shot.adapted.{name}: {settings.method} does not fine-tune a backbone")
+    method = tuned_method(settings.method, settings.preset, **settings.settings)
+    validated = settings.selection == "validation"
+    hidden = activations(method.cut(backbone).vision)
+    shots = grid.problem(validation=validated)
+    runs = tune(method, backbone, hidden, shots, prompts, selection=settings.selection)
+    predicted, described, remarks = [], [], []
+    for (run, count), tuned in zip(grid.numbers(), runs, strict=True):
+        rows, row = judged(name, grid, run, count, _Tuned(tuned, hidden, validated))
+        predicted.append(rows)
+        described.append(row)
+        remarks += tuned.remarks
+        print(f"{name}: run {run}, {count} shots, {tuned.epochs} epochs", flush=True)
+    return _tables(grid, predicted, described, remarks)
+
+
+def _tables(
+    grid: Grid, predicted: list[pd.DataFrame], described: list[dict[str, object]], remarks: list[str]
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     columns = [*FEW_SHOT, *(f"p_{label}" for label in grid.classes)]
-    return (
-        pd.concat(predicted, ignore_index=True)[columns],
-        pd.DataFrame(described, columns=list(GEOMETRY)),
-        fitted.remarks,
-    )
+    rows = pd.concat(predicted, ignore_index=True)[columns]
+    return rows, pd.DataFrame(described, columns=list(GEOMETRY)), remarks
+
+
+class AdaptedRun(Protocol):
+    """What one run of an adapted model gives; images are named by their rows among the features."""
+
+    @property
+    def validated(self) -> bool:
+        """Whether validation crops took part in its selection."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of which its weights are."""
+
+    @property
+    def score(self) -> float:
+        """Macro AUC on validation crops; NaN without."""
+
+    def logits(self, places: NDArray[np.int64]) -> Floats:
+        """Returns (n, K)."""
+
+    def space(self, places: NDArray[np.int64]) -> tuple[Floats, Floats | None]:
+        """Returns the adapted features of images, (n, D), and of the classes, (K, D), if there is a text."""
+
+
+class _Tuned:
+    """One fine-tuned run; what was asked last is kept, since logits and features come together."""
+
+    def __init__(self, run: TunedRun, activations: Activations, validated: bool) -> None:
+        self._run, self._activations, self.validated = run, activations, validated
+        self._last: tuple[bytes, tuple[Tensor, Tensor, Tensor]] | None = None
+
+    @property
+    def epochs(self) -> int:
+        return self._run.epochs
+
+    @property
+    def score(self) -> float:
+        return self._run.score
+
+    def logits(self, places: NDArray[np.int64]) -> Floats:
+        found: Floats = self._predicted(places)[0].numpy().astype(np.float64)
+        return found
+
+    def space(self, places: NDArray[np.int64]) -> tuple[Floats, Floats | None]:
+        _, images, classes = self._predicted(places)
+        return images.numpy().astype(np.float64), classes.numpy().astype(np.float64)
+
+    def _predicted(self, places: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+        if self._last is None or self._last[0] != places.tobytes():
+            self._last = places.tobytes(), self._run.predict(self._activations, places)
+        return self._last[1]
 
 
 @dataclass(frozen=True)
 class _Run:
-    """One fitted run, as :func:`judged` sees it."""
+    """One run of a method on features."""
 
     fitted: Fitted
     number: int
@@ -180,14 +283,13 @@ class _Run:
         return found
 
     def space(self, places: NDArray[np.int64]) -> tuple[Floats, Floats | None]:
-        """Returns the adapted features of images, (n, D), and of the classes, (K, D), if there is a text."""
         text = self.fitted.class_text(self.number)
         images = self.fitted.image_features(self.table[torch.tensor(places)], self.number)
         return images.cpu().numpy(), None if text is None else text.detach().cpu().numpy()
 
 
 def judged(
-    name: str, grid: Grid, run: int, shots: int, model: _Run
+    name: str, grid: Grid, run: int, shots: int, model: AdaptedRun
 ) -> tuple[pd.DataFrame, dict[str, object]]:
     """Predicts the test crops of one run.
 
@@ -230,7 +332,7 @@ def judged(
 
 
 def _temperature(
-    grid: Grid, run: int, model: _Run, logits: Floats, truth: NDArray[np.int64]
+    grid: Grid, run: int, model: AdaptedRun, logits: Floats, truth: NDArray[np.int64]
 ) -> dict[str, float]:
     """Fits the temperature on validation crops and returns the test crops' calibration error with it."""
     held = grid.rows(run, "validation")
