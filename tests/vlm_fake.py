@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from glomflow.models.vlm.methods.base import ClassPrompts, Rows, Shots
+from glomflow.models.vlm.methods.base import Rows, Shots
+from glomflow.models.vlm.prompts import Prompts
 
 CLASSES = ("viable", "global_sclerosis", "ischaemic")
-PROMPTS = ClassPrompts(
+NAMES = ("Viable", "Globally sclerotic", "Ischaemic")
+PROMPTS = Prompts(
     CLASSES,
+    NAMES,
     (
         ("a viable glomerulus", "glomerulus that is viable"),
         ("a globally sclerotic glomerulus",),

@@ -10,14 +10,15 @@ import torch
 from torch.nn import functional
 
 from glomflow.errors import GlomflowError
-from glomflow.models.vlm.methods.base import ClassPrompts, ClassText, Problem, Recipe, Rows, encode_prompts
+from glomflow.models.vlm.methods.base import ClassText, Problem, Recipe, Rows, class_text
 from glomflow.models.vlm.methods.registry import FEATURE_METHODS, feature_method
-from vlm_fake import CLASSES, PROMPTS, FakeBackbone, clusters, make_shots
+from glomflow.models.vlm.tokens import shortened
+from vlm_fake import NAMES, PROMPTS, FakeBackbone, clusters, make_shots
 
 TABLE, LABELS = clusters(60)
 BACKBONE = FakeBackbone()
 TEXT = replace(
-    encode_prompts(BACKBONE, PROMPTS),
+    class_text(PROMPTS, BACKBONE),
     embeddings=functional.normalize(torch.eye(12)[:3].double() + 0.3, dim=1),
 )
 SHOTS = make_shots(LABELS, [4, 2])
@@ -26,8 +27,8 @@ QUERY = TABLE[None, :7].expand(2, -1, -1)
 
 
 def test_prompt_ensemble_is_the_mean_of_unit_features() -> None:
-    found = encode_prompts(BACKBONE, PROMPTS).embeddings
-    each = BACKBONE.text_features(BACKBONE.tokenise(PROMPTS.sentences))
+    found = class_text(PROMPTS, BACKBONE).embeddings
+    each = BACKBONE.text_features(BACKBONE.tokenise(PROMPTS.texts))
     assert torch.allclose(found[0], functional.normalize(each[:2].mean(0), dim=0), atol=1e-6)
     assert torch.allclose(found[1], each[2], atol=1e-6)
 
@@ -135,11 +136,11 @@ def test_classifier_draws_dropout_where_noise_is_low() -> None:
 
 def test_coop_puts_the_words_before_the_name() -> None:
     method = feature_method("coop", context=3)
-    text = encode_prompts(BACKBONE, PROMPTS)
+    text = class_text(PROMPTS, BACKBONE)
     problem = Problem(TABLE, SHOTS, text)
     state = method.start(problem)
     assert state.trained["context"].shape == (2, 1, 3, 16)
-    tokens = BACKBONE.tokenise([f"x x x {name.replace('_', ' ')}." for name in CLASSES])
+    tokens = BACKBONE.tokenise([f"x x x {name}." for name in NAMES])
     embeddings = BACKBONE.text.token_embeddings(tokens)
     embeddings[:, 1:4] = state.trained["context"][1].float()
     expected = functional.normalize(BACKBONE.text.from_embeddings(embeddings, tokens), dim=1)
@@ -188,9 +189,22 @@ def test_unknown_names() -> None:
         feature_method("clip_adapter", rate=1)
     with pytest.raises(GlomflowError, match="epochs is 0"):
         Recipe(epochs=0)
-    with pytest.raises(GlomflowError, match="class 'b' has none"):
-        ClassPrompts(("a", "b"), (("one",), ()))
     with pytest.raises(GlomflowError, match="lower reduction"):
         feature_method("clip_adapter", reduction=20).start(PROBLEM)
     with pytest.raises(GlomflowError, match="coop learns prompts"):
         feature_method("coop").start(replace(PROBLEM, text=ClassText(TEXT.embeddings, 1.0)))
+
+
+def test_filling_is_cut_off_only_where_it_does_not_matter() -> None:
+    backbone = FakeBackbone()
+    tokens = backbone.tokenise(PROMPTS.texts)
+    full = backbone.text_features(tokens)
+    assert shortened(backbone, tokens).shape == tokens.shape  # these blocks look at the filling, too
+    attention = [block.attn for block in backbone.text.blocks]
+    with torch.no_grad():
+        for module in attention:  # attention that adds nothing: a text's end is all that matters
+            module.out_proj.weight.zero_()
+    short = shortened(backbone, tokens)
+    assert short.shape[1] == 7
+    assert torch.allclose(backbone.text_features(short), backbone.text_features(tokens), atol=1e-6)
+    assert not torch.allclose(full, backbone.text_features(tokens))

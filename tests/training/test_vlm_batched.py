@@ -13,7 +13,7 @@ from torch import nn
 from glomflow.errors import DivergedError, GlomflowError
 from glomflow.evaluation import metrics
 from glomflow.models.vlm.losses import shuffled_batches
-from glomflow.models.vlm.methods.base import ClassText, Recipe, Rows, Shots, encode_prompts
+from glomflow.models.vlm.methods.base import ClassText, Recipe, Rows, Shots, class_text
 from glomflow.models.vlm.methods.registry import FEATURE_METHODS, feature_method
 from glomflow.training.vlm_batched import Fitted, Selection, fit
 from glomflow.training.vlm_optimiser import Optimiser, learning_rate
@@ -21,7 +21,7 @@ from glomflow.training.vlm_selection import EarlyStopping, masked_macro_auc
 from vlm_fake import CLASSES, PROMPTS, FakeBackbone, clusters, make_shots
 
 TABLE, LABELS = clusters(90)
-TEXT = encode_prompts(FakeBackbone(), PROMPTS)
+TEXT = class_text(PROMPTS, FakeBackbone())
 SHOTS = make_shots(LABELS, [2, 4, 1, 8, 4, 1])
 SHORT = {"clap": 60, "clip_adapter": 20, "coop": 6}  # epochs; others as they are
 

@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from glomflow.errors import DivergedError, GlomflowError
 from glomflow.models.vlm.losses import balanced_batches, contrastive_loss, shuffled_batches
-from glomflow.models.vlm.methods.base import ClassPrompts, Rows, Shots, ensemble
-from glomflow.models.vlm.methods.registry import tuned_method
+from glomflow.models.vlm.methods.base import Rows, Shots
+from glomflow.models.vlm.methods.registry import TUNED_METHODS, tuned_method
 from glomflow.models.vlm.methods.tuned import TunedMethod, same_bits
+from glomflow.models.vlm.prompts import Prompts, ensemble
 from glomflow.training.vlm_cache import ActivationCache, module_digest
 from glomflow.training.vlm_finetune import TunedRun, tune
 from vlm_fake import CLASSES, PROMPTS, FakeBackbone, crops_of, make_shots
@@ -61,7 +62,7 @@ def plain(shots: Shots, epochs: int, lr: float, loss: str, balanced: bool) -> to
     optimiser = torch.optim.AdamW(trained, lr=lr, weight_decay=0.01)
     rows, labels = shots.train.rows[0], shots.train.labels[0]
     pixels = backbone.preprocess(torch.from_numpy(CROPS))
-    tokens = backbone.tokenise(PROMPTS.sentences)
+    tokens = backbone.tokenise(PROMPTS.texts)
     for epoch in range(epochs):
         for group in optimiser.param_groups:
             group["lr"] = lr * (0.01 + 0.99 * (1 + np.cos(np.pi * epoch / epochs)) / 2)
@@ -89,19 +90,19 @@ def test_vanilla_is_plain_training_on_pixels(loss: str, balanced: bool) -> None:
     assert float((start - expected).abs().max()) > 0.01
 
 
-@pytest.mark.parametrize("name", ["vanilla", "adapter"])
+@pytest.mark.parametrize("name", ["vanilla", "adapter", "lora"])
 def test_cached_below_the_cut_equals_uncached(name: str) -> None:
     changes = {"blocks": (2,)} if name == "adapter" else {}
     method = method_of(name, **changes)
     whole = method_of(name, **changes)
-    whole.attached = method.attached
+    whole.attached, whole.training = method.attached, method.training
     whole.cut = lambda backbone: replace(method.cut(backbone), vision=0)
     one, two = (tuned(each, SHOTS.take([1]))[0] for each in (method, whole))
     assert method.cut(one.backbone).vision == 2
     assert float((probabilities(one) - probabilities(two)).abs().max()) < 1e-6
 
 
-@pytest.mark.parametrize("name", ["vanilla", "adapter"])
+@pytest.mark.parametrize("name", TUNED_METHODS)
 def test_backbone_is_put_back_to_the_bit(name: str) -> None:
     backbone = FakeBackbone()
     before, method = module_digest(backbone), method_of(name)
@@ -123,9 +124,9 @@ def test_backbone_is_put_back_after_a_failure() -> None:
     assert module_digest(backbone) == before
 
 
-@pytest.mark.parametrize("name", ["vanilla", "adapter"])
+@pytest.mark.parametrize("name", TUNED_METHODS)
 def test_runs_do_not_depend_on_each_other(name: str) -> None:
-    changes = {"dropout": 0.2} if name == "adapter" else {}
+    changes = {"dropout": 0.2} if name != "vanilla" else {}
     together = tuned(method_of(name, **changes))
     for run in range(2):
         alone = tuned(method_of(name, **changes), SHOTS.take([run]))[0]
@@ -145,8 +146,10 @@ def test_fine_tuning_helps(name: str, loss: str) -> None:
     assert before is None or float((before.argmax(dim=1) == LABELS).double().mean()) < 0.6
 
 
-def test_adapter_starts_as_the_frozen_model() -> None:
-    run = tuned(method_of("adapter"), SHOTS.take([0]))[0]
+@pytest.mark.parametrize("name", ["adapter", "lora", "clip_lora"])
+def test_added_layers_start_as_the_frozen_model(name: str) -> None:
+    changes = {"text_blocks": ()} if "lora" in name else {}
+    run = tuned(method_of(name, **changes), SHOTS.take([0]))[0]
     hidden = activations(run.backbone, run.method)
     zero = {name: torch.zeros_like(value) for name, value in run.state.items()}
     _, features, classes = replace(run, state=zero).predict(hidden)
@@ -185,6 +188,15 @@ def test_fixed_recipe_does_not_look_at_validation() -> None:
         tuned(method_of("vanilla"), replace(SHOTS, validation=None), "validation")
 
 
+def test_lora_learns() -> None:
+    backbone = FakeBackbone()
+    recipe = {"epochs": 40, "lr": 2e-2, "batch_size": 8}
+    method = method_of("clip_lora", recipe=recipe, dropout=0.0, rank=4, alpha=8.0)
+    hidden = activations(backbone, method)
+    run = next(tune(method, backbone, hidden, make_shots(LABELS, [8]), PROMPTS))
+    assert float((run.predict(hidden)[0].argmax(dim=1) == LABELS).double().mean()) > 0.6
+
+
 def test_sampled_prompts() -> None:
     one, two = (
         tuned(method_of("vanilla", texts=texts), SHOTS.take([1]))[0] for texts in ("ensemble", "sampled")
@@ -201,8 +213,10 @@ def test_steps_per_shot() -> None:
 def test_edges() -> None:
     rows = [0, 1, 2, 3, 4]  # class 2 has one shot, the others two
     shots = Shots(CLASSES, Rows.of([rows], [LABELS[rows].tolist()]), None, ("run 0, 2 shots",), (1,))
-    for name in ("vanilla", "adapter"):
+    for name in TUNED_METHODS:
         assert torch.isfinite(probabilities(tuned(method_of(name), shots)[0])).all()
+        if name == "clip_lora":
+            continue
         with pytest.raises(GlomflowError, match=f"{name}: batch_size is 1"):
             tuned(method_of(name, recipe={"batch_size": 1}), shots)
         single = method_of(name, recipe={"batch_size": 1, "epochs": 1}, loss="cross_entropy")
@@ -224,7 +238,7 @@ def test_unusable_settings() -> None:
         tuned(method_of("vanilla", vision_blocks=9))
     with pytest.raises(GlomflowError, match="blocks names block 7, and the tower has blocks 0 to 2"):
         tuned(method_of("adapter", blocks=(7,)))
-    other = ClassPrompts(("a", "b", "c"), (("a",), ("b",), ("c",)))
+    other = Prompts(("a", "b", "c"), ("A", "B", "C"), (("a",), ("b",), ("c",)))
     method, backbone = method_of("vanilla"), FakeBackbone()
     with pytest.raises(GlomflowError, match="prompts are for a, b, c, shots for viable"):
         list(tune(method, backbone, activations(backbone, method), SHOTS, other))
@@ -248,12 +262,21 @@ def test_published_settings() -> None:
     adapter = tuned_method("adapter", "conch").settings
     assert (adapter.blocks, adapter.dropout, adapter.recipe.lr) == ((6, 7, 8, 9, 10, 11), 0.1, 1e-4)
     assert tuned_method("adapter", "plip").settings.blocks is None
+    lora = tuned_method("lora", "clip").settings
+    assert (lora.rank, lora.alpha, lora.dropout, lora.recipe.lr) == (4, 16.0, 0.1, 2e-5)
+    assert (lora.targets, lora.vision_blocks, lora.text_blocks) == (("q", "v"), (11,), (11,))
+    lora = tuned_method("lora", "conch").settings
+    assert (lora.targets, lora.vision_blocks, lora.text_blocks) == (("q", "k", "v", "out"), (10, 11), ())
+    lora = tuned_method("clip_lora", "published").settings
+    assert (lora.rank, lora.alpha, lora.dropout, lora.recipe.lr) == (2, 1.0, 0.25, 2e-4)
+    assert (lora.targets, lora.vision_blocks, lora.recipe.weight_decay) == (("q", "k", "v"), None, 1e-2)
+    assert (lora.loss, lora.recipe.batch_size, lora.steps_per_shot) == ("cross_entropy", 32, 500)
 
 
 def test_trained_text_moves_and_frozen_text_does_not() -> None:
     backbone = FakeBackbone()
-    frozen = ensemble(backbone.text_features(backbone.tokenise(PROMPTS.sentences)), PROMPTS.owners, 3)
-    for name, moves in (("vanilla", True), ("adapter", False)):
+    frozen = ensemble(backbone.text_features(backbone.tokenise(PROMPTS.texts)), PROMPTS.owners, 3)
+    for name, moves in (("vanilla", True), ("adapter", False), ("lora", True), ("clip_lora", True)):
         run = tuned(method_of(name), SHOTS.take([1]))[0]
         classes = run.predict(activations(run.backbone, run.method))[2]
         assert (not torch.allclose(classes, frozen, atol=1e-5)) is moves

@@ -76,6 +76,7 @@ class Fitted:
             (runs, n, K).
         """
         chosen = list(range(self.runs)) if runs is None else list(runs)
+        features = features.to(self.text.embeddings)
         parts = []
         for own in self._groups(chosen, features.shape[-2] * features.shape[-1]):
             part = self.state.take(torch.as_tensor([chosen[place] for place in own]))
@@ -91,7 +92,8 @@ class Fitted:
     @torch.no_grad()
     def image_features(self, features: Tensor, run: int) -> Tensor:
         """Returns the features (n, D) of images after one run's adaptation."""
-        return self.method.adapted_images(self.state.take(slice(run, run + 1)), features[None])[0]
+        own = features[None].to(self.text.embeddings)
+        return self.method.adapted_images(self.state.take(slice(run, run + 1)), own)[0]
 
     def _groups(self, chosen: list[int], elements: int) -> Iterator[list[int]]:
         size = max(1, _ELEMENTS // max(1, elements))

@@ -20,11 +20,12 @@ from torch.nn import functional
 
 from glomflow.errors import DivergedError, GlomflowError
 from glomflow.models.vlm.losses import balanced_batches, contrastive_loss, shuffled_batches
-from glomflow.models.vlm.methods.base import ClassPrompts, Recipe, Rows, Shots, ensemble
+from glomflow.models.vlm.methods.base import Recipe, Rows, Shots
 from glomflow.models.vlm.methods.tuned import Cut, TunedMethod
+from glomflow.models.vlm.prompts import Prompts, ensemble
+from glomflow.models.vlm.tokens import shortened
 from glomflow.training.seeds import derive_seed, seeded_torch
 from glomflow.training.vlm_batched import Selection
-from glomflow.training.vlm_cache import shortened
 from glomflow.training.vlm_optimiser import learning_rate
 from glomflow.training.vlm_selection import EarlyStopping, masked_macro_auc
 
@@ -43,20 +44,25 @@ class TextInputs:
         block: The block, or None.
     """
 
-    prompts: ClassPrompts
+    prompts: Prompts
     tokens: Tensor
     hidden: Tensor
     block: int | None
 
     @classmethod
     @torch.no_grad()
-    def of(cls, backbone: Any, prompts: ClassPrompts, block: int | None) -> TextInputs:
+    def of(cls, backbone: Any, prompts: Prompts, block: int | None) -> TextInputs:
         """Computes them."""
-        tokens = shortened(backbone, backbone.tokenise(prompts.sentences))
+        tokens = shortened(backbone, backbone.tokenise(prompts.texts))
         if block is None:
             return cls(prompts, tokens, backbone.text_features(tokens), None)
         hidden = backbone.text.run(backbone.text.stem(tokens), 0, block, inputs=tokens)
         return cls(prompts, tokens, hidden, block)
+
+    @property
+    def owners(self) -> Tensor:
+        """The class of each sentence, (T,)."""
+        return self.prompts.owners.to(self.hidden.device)
 
     def features(self, backbone: Any, chosen: Tensor | None = None) -> Tensor:
         """Returns the unit features of the sentences, or of those chosen, (T, D)."""
@@ -69,7 +75,7 @@ class TextInputs:
 
     def classes(self, backbone: Any) -> Tensor:
         """Returns the classes, each the mean of its prompts, (K, D) of unit length."""
-        return ensemble(self.features(backbone), self.prompts.owners, len(self.prompts.classes))
+        return ensemble(self.features(backbone), self.owners, len(self.prompts.classes))
 
 
 @dataclass
@@ -146,7 +152,7 @@ def tune(
     backbone: Any,
     activations: Activations,
     shots: Shots,
-    prompts: ClassPrompts,
+    prompts: Prompts,
     *,
     selection: Selection = "fixed",
 ) -> Iterator[TunedRun]:
@@ -304,7 +310,7 @@ class _Tuning:
         owners = self.text.prompts.owners
         drawn = [
             int(own[torch.randint(len(own), (1,))])
-            for own in (torch.nonzero(owners == label).ravel() for label in labels.cpu())
+            for own in (torch.nonzero(owners == label).ravel() for label in labels.tolist())
         ]
         return self.text.features(self.backbone, torch.tensor(drawn, device=labels.device))
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from glomflow.errors import GlomflowError
+from glomflow.models.vlm.prompts import Prompts, encode_prompts
 
 
 @dataclass(frozen=True)
@@ -142,53 +143,6 @@ def _trimmed(rows: Rows) -> Rows:
 
 
 @dataclass(frozen=True)
-class ClassPrompts:
-    """The sentences that describe each class.
-
-    Attributes:
-        classes: K names.
-        prompts: For each, one or more sentences.
-    """
-
-    classes: tuple[str, ...]
-    prompts: tuple[tuple[str, ...], ...]
-
-    def __post_init__(self) -> None:
-        if len(self.classes) != len(self.prompts):
-            raise GlomflowError(
-                f"prompts: {len(self.classes)} classes and {len(self.prompts)} lists of prompts"
-            )
-        for name, sentences in zip(self.classes, self.prompts, strict=True):
-            if not sentences:
-                raise GlomflowError(f"prompts: class '{name}' has none; write at least one sentence")
-
-    @property
-    def sentences(self) -> list[str]:
-        """All sentences, class by class."""
-        return [sentence for own in self.prompts for sentence in own]
-
-    @property
-    def owners(self) -> Tensor:
-        """The class of each of :attr:`sentences`, (T,)."""
-        return torch.tensor([number for number, own in enumerate(self.prompts) for _ in own])
-
-
-def ensemble(features: Tensor, owners: Tensor, classes: int) -> Tensor:
-    """Averages the unit features of each class's prompts (Radford et al., ICML 2021).
-
-    Args:
-        features: (T, D) unit features.
-        owners: (T,) class of each.
-        classes: K.
-
-    Returns:
-        (K, D) of unit length.
-    """
-    member = functional.one_hot(owners.to(features.device), classes).to(features.dtype)
-    return functional.normalize(member.T @ features / member.sum(dim=0)[:, None], dim=-1)
-
-
-@dataclass(frozen=True)
 class ClassText:
     """The classes in the shared space.
 
@@ -202,15 +156,21 @@ class ClassText:
     embeddings: Tensor
     scale: float
     backbone: Any = field(default=None, repr=False)
-    prompts: ClassPrompts | None = None
+    prompts: Prompts | None = None
 
 
-@torch.no_grad()
-def encode_prompts(backbone: Any, prompts: ClassPrompts) -> ClassText:
-    """Encodes the classes' prompts with the frozen text tower."""
-    features = backbone.text_features(backbone.tokenise(prompts.sentences))
-    embeddings = ensemble(features, prompts.owners, len(prompts.classes))
-    return ClassText(embeddings, float(backbone.logit_scale.exp()), backbone, prompts)
+def class_text(prompts: Prompts, backbone: Any) -> ClassText:
+    """Encodes the classes' prompts with the frozen text tower.
+
+    Args:
+        prompts: The sentences; a class is the mean of its own.
+        backbone: The frozen model.
+
+    Raises:
+        GlomflowError: A sentence has more tokens than the backbone takes.
+    """
+    encoded = encode_prompts(prompts, backbone)
+    return ClassText(encoded.text, float(backbone.logit_scale.exp()), backbone, prompts)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from glomflow.errors import GlomflowError
 from glomflow.models.vlm.methods.base import ClassText, Problem, Recipe, Settings, State, TrainedMethod
+from glomflow.models.vlm.tokens import shortened
 
 _PLACEHOLDER = "x"
 
@@ -99,12 +100,12 @@ class Coop(TrainedMethod):
         if text.backbone is None or text.prompts is None:
             raise GlomflowError(
                 "coop learns prompts through a text tower, and there is none; give the classes' text with "
-                "encode_prompts, or choose another method"
+                "class_text, or choose another method"
             )
         if self._known is not None and self._known[0] is text:
             return self._known[1], self._known[2]
         length = self.settings.context
-        names = [name.replace("_", " ") for name in text.prompts.classes]
+        names = text.prompts.names
         tokens = text.backbone.tokenise([f"{_PLACEHOLDER} " * length + f"{name}." for name in names])
         room = tokens[:, 1 : 1 + length]
         if bool((room != tokens[:1, 1:2]).any()):
@@ -112,6 +113,7 @@ class Coop(TrainedMethod):
                 f"coop: the tokeniser of {text.backbone.name} does not turn '{_PLACEHOLDER}' into one token, "
                 "so that the learned words have no place; choose another method"
             )
+        tokens = shortened(text.backbone, tokens)
         with torch.no_grad():
             embeddings = text.backbone.text.token_embeddings(tokens)
         self._known = (text, tokens, embeddings)

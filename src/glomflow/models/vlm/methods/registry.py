@@ -11,8 +11,10 @@ from glomflow.models.vlm.methods import (
     clap,
     classifier,
     clip_adapter,
+    clip_lora,
     coop,
     linear_probe,
+    lora,
     tip_adapter,
     tip_adapter_f,
     vanilla,
@@ -39,6 +41,8 @@ FEATURE_METHODS = tuple(_METHODS)
 _TUNED: dict[str, tuple[type[TunedMethod], ModuleType]] = {
     "vanilla": (vanilla.Vanilla, vanilla),
     "adapter": (adapter.Adapter, adapter),
+    "lora": (lora.LoraTuning, lora),
+    "clip_lora": (clip_lora.ClipLora, clip_lora),
 }
 
 TUNED_METHODS = tuple(_TUNED)
