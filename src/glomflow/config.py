@@ -185,6 +185,10 @@ AdaptationMethod = Literal[
 ]
 
 
+FINE_TUNED = ("vanilla", "lora", "clip_lora", "adapter")
+"""The adaptation methods that change the towers; the others read features of frozen towers."""
+
+
 class Adapted(Section):
     """A vision-language model and how it is adapted to few labelled glomeruli."""
 
@@ -329,6 +333,16 @@ class Config(Section):
                         f"diagnosis.models.{name}.encoders.{modality}: '{encoder}' is not among encoders "
                         f"({known}); add it there or correct the name"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _backbones_are_known(self) -> Self:
+        for name, model in self.few_shot.adapted.items():
+            if model.backbone not in self.vlm.backbones:
+                raise ValueError(
+                    f"few_shot.adapted.{name}.backbone: '{model.backbone}' is not among vlm.backbones "
+                    f"({', '.join(self.vlm.backbones)}); add it there or correct the name"
+                )
         return self
 
     @model_validator(mode="after")

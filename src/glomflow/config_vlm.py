@@ -162,7 +162,7 @@ class Vlm(Section):
     """Vision-language models of the glomerulus track; `few_shot.adapted` says how they are adapted."""
 
     backbones: dict[Name, VlmBackbone] = Field(
-        {"phantom": VlmBackbone()}, description="Models by name. Those that no adapted model uses are not made."
+        {"phantom": VlmBackbone()}, description="Models by name; those not used are not made."
     )
     labels: LabelSet = Field(LabelSet(), description="Classes and prompts.")
     pretraining: VlmPretraining = Field(

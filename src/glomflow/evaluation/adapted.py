@@ -16,17 +16,19 @@ from glomflow.config import Adapted
 from glomflow.errors import GlomflowError
 from glomflow.evaluation import metrics, vlm_metrics
 from glomflow.evaluation.metrics import Floats
-from glomflow.models.vlm.methods.base import ClassPrompts, ClassText, Rows, Shots
+from glomflow.models.vlm.methods.base import ClassText, Shots
 from glomflow.models.vlm.methods.registry import (
     FEATURE_METHODS,
     TUNED_METHODS,
     feature_method,
     tuned_method,
 )
+from glomflow.models.vlm.prompts import Prompts
 from glomflow.tables import FEW_SHOT, Column, Schema
 from glomflow.training.seeds import derive_seed
 from glomflow.training.vlm_batched import Fitted, fit
 from glomflow.training.vlm_finetune import Activations, TunedRun, tune
+from glomflow.training.vlm_shots import shots_of_draws
 
 GEOMETRY: Schema = {
     "method": Column("string", "name of the adapted model"),
@@ -53,6 +55,7 @@ class Grid:
         classes: K classes.
         shots: Numbers of shots; 0 for what needs none.
         seed: Seed of the few-shot experiment.
+        allow_fewer: Go on where a class has fewer crops than shots.
         umap: Lay images and texts out by UMAP, too.
         bins: Bins of the calibration error.
     """
@@ -62,27 +65,26 @@ class Grid:
     classes: Sequence[str]
     shots: Sequence[int]
     seed: int
+    allow_fewer: bool = False
     umap: bool = False
     bins: int = 15
 
     def numbers(self) -> list[tuple[int, int]]:
         """Returns the (run, shots) of the grid, in the order that runs are fitted in."""
-        return [(int(run), shots) for run in sorted(self.draws["run"].unique()) for shots in self.shots]
+        runs = sorted(self.draws["run"].unique())
+        return [(int(run), shots) for run in runs for shots in sorted(set(self.shots))]
 
-    def rows(self, run: int, split: str, shots: int | None = None) -> pd.DataFrame:
+    def rows(self, run: int, split: str) -> pd.DataFrame:
         """Returns the draws of one run and split, with the ``place`` of each crop among the features.
 
         Args:
             run: The run.
             split: ``train``, ``validation`` or ``test``.
-            shots: Of train, only so many per class.
 
         Raises:
             GlomflowError: A crop has no feature.
         """
         own = self.draws[(self.draws["run"] == run) & (self.draws["split"] == split)]
-        if shots is not None:
-            own = own[own["order"] < shots]
         places = {crop: place for place, crop in enumerate(self.crops)}
         absent = sorted(set(own["crop"]) - set(places))
         if absent:
@@ -101,25 +103,13 @@ class Grid:
         Args:
             validation: Whether validation crops are part of it.
         """
-        train, held, names, seeds = [], [], [], []
-        for run, shots in self.numbers():
-            # Zero-shot methods look at no label; a method that does is given one shot at least.
-            train.append(self.rows(run, "train", max(shots, 1)))
-            held.append(self.rows(run, "validation") if validation else None)
-            names.append(f"run {run}, {shots} shots")
-            seeds.append(derive_seed(self.seed, "adapted", run, shots))
-        chosen = [frame for frame in held if frame is not None]
-        return Shots(
-            tuple(self.classes),
-            _padded(train),
-            _padded(chosen) if validation else None,
-            tuple(names),
-            tuple(seeds),
+        used = self.draws if validation else self.draws[self.draws["split"] != "validation"]
+        # Zero-shot methods look at no label; a method that does is given one shot at least.
+        shots = [max(count, 1) for count in self.shots]
+        found, _ = shots_of_draws(
+            used, self.crops, self.classes, shots, seed=self.seed, allow_fewer=self.allow_fewer
         )
-
-
-def _padded(frames: Sequence[pd.DataFrame]) -> Rows:
-    return Rows.of([f["place"].tolist() for f in frames], [f["number"].tolist() for f in frames])
+        return found
 
 
 def shots_of(method: str, shots: Sequence[int]) -> list[int]:
@@ -165,7 +155,7 @@ def predict_tuned(
     grid: Grid,
     backbone: Any,
     activations: Callable[[int | None], Activations],
-    prompts: ClassPrompts,
+    prompts: Prompts,
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Fine-tunes a model in all runs, and predicts the test crops.
 

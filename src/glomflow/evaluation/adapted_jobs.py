@@ -1,0 +1,226 @@
+"""The jobs of adapted vision-language models: encode once, adapt, predict."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from glomflow.config import Adapted, Config
+from glomflow.errors import GlomflowError
+from glomflow.evaluation.adapted import Grid, predict_features, predict_tuned, shots_of
+from glomflow.evaluation.draws import DRAWS, labelled_crops
+from glomflow.files import atomic_path, write_json
+from glomflow.imaging.crop_store import open_array, read_store
+from glomflow.models.vlm.backbone import Backbone, load_backbone
+from glomflow.models.vlm.methods.base import class_text
+from glomflow.models.vlm.methods.registry import TUNED_METHODS
+from glomflow.models.vlm.prompts import Prompts, read_prompts
+from glomflow.tables import Column, Schema, read_table, write_table
+from glomflow.training.features import resolve_device
+from glomflow.training.seeds import deterministic
+from glomflow.training.vlm_cache import ActivationCache, module_digest
+
+ENCODED: Schema = {"crop": Column("string", "crop identifier, in the order of the features")}
+
+
+class LabelledCrops:
+    """The labelled crops of all shards as one array, read when asked for.
+
+    Args:
+        crops: Crop stores, one per shard.
+        indices: Their indices.
+        settings: The configuration; its classes decide which crops are labelled.
+
+    Attributes:
+        names: Crop identifiers, in the order of the array.
+        classes: K classes.
+
+    Raises:
+        GlomflowError: The stores do not fit, or the crops cannot be classified.
+    """
+
+    def __init__(self, crops: Sequence[Path], indices: Sequence[Path], settings: Config) -> None:
+        stores = [read_store(*paths) for paths in zip(crops, indices, strict=True)]
+        self._arrays = [array for array, _ in stores]
+        self._starts = np.cumsum([0, *(len(array) for array in self._arrays)])
+        used, self.classes = labelled_crops(
+            pd.concat([index for _, index in stores], ignore_index=True), settings.few_shot
+        )
+        self.names: list[str] = used["crop"].tolist()
+        self._rows = used.index.to_numpy()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, H, W, 3)."""
+        return (len(self._rows), *self._arrays[0].shape[1:])
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Returns some of the crops, (len(rows), H, W, 3) uint8."""
+        wanted = self._rows[rows]
+        shards = np.searchsorted(self._starts, wanted, side="right") - 1
+        result = np.empty((len(wanted), *self.shape[1:]), np.uint8)
+        for shard in np.unique(shards):
+            here = shards == shard
+            result[here] = self._arrays[shard][wanted[here] - self._starts[shard]]
+        return result
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the jobs of one backbone share.
+
+    Attributes:
+        settings: The configuration.
+        backbone: Key of ``vlm.backbones``.
+        crops: Crop stores, one per shard.
+        indices: Their indices.
+        phantom: Folder that the pretraining wrote, for ``weights: phantom``.
+        threads: CPU threads.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    settings: Config
+    backbone: str
+    crops: Sequence[Path]
+    indices: Sequence[Path]
+    phantom: Path | None = None
+    threads: int = 1
+    device: str = "auto"
+
+    @classmethod
+    def of(cls, files: Any, params: Any, threads: int) -> Job:
+        """Reads what a rule passes: ``crops``, ``indices`` and, of a phantom model, ``phantom``."""
+        settings = Config.model_validate(params.settings)
+        phantom = [Path(path) for path in files.get("phantom", [])]
+        return cls(
+            settings,
+            params.backbone,
+            [Path(path) for path in files.crops],
+            [Path(path) for path in files.indices],
+            phantom[0].parent if phantom else None,
+            threads,
+        )
+
+    def labelled(self) -> LabelledCrops:
+        """Opens the crops."""
+        return LabelledCrops(self.crops, self.indices, self.settings)
+
+    def load(self) -> Backbone:
+        """Loads the backbone."""
+        return load_backbone(
+            self.backbone,
+            self.settings.vlm.backbones[self.backbone],
+            offline=self.settings.run.offline,
+            device=resolve_device(self.device),
+            phantom=self.phantom,
+        )
+
+    def prompts(self, classes: Sequence[str]) -> Prompts:
+        """Reads the sentences of the classes."""
+        return read_prompts(self.settings.vlm.labels).subset(classes)
+
+
+def encode_crops(job: Job, features: Path, index: Path, description: Path) -> None:
+    """Encodes the labelled crops with a frozen image tower.
+
+    Args:
+        job: The backbone and the crops.
+        features: Unit features, float32 (n, D), ``.npy``.
+        index: ENCODED.
+        description: Digest of the tower's weights, and the preprocessing, JSON.
+    """
+    with deterministic(job.threads):
+        labelled, backbone = job.labelled(), job.load()
+        cache = ActivationCache(None, batch_size=job.settings.vlm.batch_size)
+        found = cache.features(backbone, labelled).numpy()
+    with atomic_path(features) as temporary, temporary.open("wb") as handle:
+        np.save(handle, found, allow_pickle=False)
+    write_table(index, pd.DataFrame({"crop": labelled.names}), ENCODED)
+    said = {
+        "backbone": job.backbone,
+        "vision_sha256": module_digest(backbone.vision),
+        "text_sha256": module_digest(backbone.text),
+        "preprocessing": repr(backbone.preprocessing),
+        "crops": len(found),
+        "dim": backbone.dim,
+    }
+    write_json(description, said)
+    print(f"{job.backbone}: {len(found)} crops encoded to {backbone.dim} features")
+
+
+def adapt(
+    job: Job, models: Mapping[str, Adapted], draws: Path, features: Path, index: Path
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Adapts a backbone in several ways, in all runs, and predicts the test crops.
+
+    Args:
+        job: The backbone and the crops.
+        models: The adapted models by name.
+        draws: DRAWS.
+        features: Written by :func:`encode_crops`.
+        index: Written by :func:`encode_crops`.
+
+    Returns:
+        FEW_SHOT rows with ``p_<class>`` columns, and GEOMETRY rows.
+
+    Raises:
+        GlomflowError: Files do not fit each other, prompts are missing, or a method cannot be run.
+    """
+    drawn, crops = read_table(draws, DRAWS), read_table(index, ENCODED)["crop"].tolist()
+    table = torch.from_numpy(np.array(open_array(features, "features")))
+    if len(table) != len(crops):
+        raise GlomflowError(
+            f"features {features} have {len(table)} rows, their index {index} has {len(crops)}; delete both "
+            "and run again"
+        )
+    parts = []
+    with deterministic(job.threads), tempfile.TemporaryDirectory(dir=features.parent) as folder:
+        labelled, backbone = job.labelled(), job.load()
+        if labelled.names != crops:
+            raise GlomflowError(f"features {features} are of other crops; delete them and run again")
+        prompts = job.prompts(labelled.classes)
+        hidden = _activations(job, backbone, labelled, table, Path(folder))
+        text = class_text(prompts, backbone)
+        for name, model in models.items():
+            grid = Grid(
+                drawn,
+                crops,
+                labelled.classes,
+                shots_of(model.method, job.settings.few_shot.shots),
+                job.settings.run.seed,
+                allow_fewer=job.settings.few_shot.allow_fewer,
+                umap=job.settings.vlm.umap,
+                bins=job.settings.evaluation.ece_bins,
+            )
+            if model.method in TUNED_METHODS:
+                found = predict_tuned(name, model, grid, backbone, hidden, prompts)
+            else:
+                found = predict_features(name, model, grid, table, text)
+            for remark in found[2]:
+                print(f"{name}: {remark}")
+            print(f"{name}: {model.method} in {len(grid.numbers())} runs", flush=True)
+            parts.append(found)
+    return (
+        pd.concat([part[0] for part in parts], ignore_index=True),
+        pd.concat([part[1] for part in parts], ignore_index=True),
+    )
+
+
+def _activations(
+    job: Job, backbone: Backbone, crops: LabelledCrops, table: torch.Tensor, folder: Path
+) -> Callable[[int | None], NDArray[np.float32]]:
+    """Returns what gives the crops' state before a block; kept on disk while the job runs."""
+    cache = ActivationCache(folder, batch_size=job.settings.vlm.batch_size)
+
+    def before(block: int | None) -> NDArray[np.float32]:
+        return table.numpy() if block is None else cache.hidden(backbone, crops, block)
+
+    return before
