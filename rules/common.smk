@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from glomflow.code_digest import code_digest
+from glomflow.config import FINE_TUNED
 from glomflow.config_check import load_config
 from glomflow.cohort.fingerprint import (
     require_sheets,
@@ -69,7 +70,14 @@ EXPLANATION_CURVES = ["explanation_checks", "explanation_contributions"]
 FINDERS = [*map(str, range(FINDER.n_splits)), "all"] if FINDER.model == "train" else []
 
 
+ADAPTED = CONFIG.few_shot.adapted if FEW_SHOT else {}
+BACKBONES = list(dict.fromkeys(model.backbone for model in ADAPTED.values()))
+PHANTOM_VLM = any(CONFIG.vlm.backbones[name].weights == "phantom" for name in BACKBONES)
+
+
 wildcard_constraints:
+    backbone="|".join(BACKBONES) or "()",
+    adapted="|".join(["features", *ADAPTED]),
     shard=r"\d{4}",
     modality=r"(om|im|tem)(_fold\d+)?",
     encoder="|".join(["()", *(f"{name}/" for name in CONFIG.encoders)]),
@@ -554,3 +562,79 @@ def frozen_files(pattern):
     """A file per frozen model and seed; the fold stays a wildcard."""
     path = result(f"{pattern.replace('{fold}', '{{fold}}')}")
     return expand(path, model=FROZEN, seed=SEEDS)
+
+
+def draw_settings():
+    """What the draws of slides and labelled glomeruli depend on."""
+    return CONFIG.few_shot.model_dump(mode="json", exclude={"adapted", "methods", "l2"})
+
+
+def backbone_inputs(wildcards):
+    """What a job of a vision-language model reads: crops, and the weights that are files."""
+    section = CONFIG.vlm.backbones[wildcards.backbone]
+    source, _, path = section.weights.partition(":")
+    files = {"crops": store("om", "npy"), "indices": store("om", "parquet")}
+    if source == "phantom":
+        files["phantom"] = [
+            result("vlm/phantom/open_clip_model.safetensors"),
+            result("vlm/phantom/open_clip_config.json"),
+        ]
+    if source == "file":
+        key = f"vlm.backbones.{wildcards.backbone}.weights"
+        advice = section.access or "correct the path after 'file:'"
+        if not Path(path).exists():
+            raise WorkflowError(f"config: {key}: there is no {path}; {advice}")
+        files["weights"] = [path]
+    return files
+
+
+def vlm_settings(backbone, models=()):
+    """What a job of a vision-language model needs of the configuration, and no more."""
+    few_shot = CONFIG.few_shot.model_dump(
+        mode="json", include={"classes", "shots", "runs", "allow_fewer"}
+    )
+    few_shot["adapted"] = {name: dump(ADAPTED[name]) for name in models}
+    if models:
+        few_shot["validation_slide_fraction"] = (
+            CONFIG.few_shot.validation_slide_fraction
+        )
+        few_shot["train_slide_fraction"] = CONFIG.few_shot.train_slide_fraction
+    vlm = {
+        "backbones": {backbone: dump(CONFIG.vlm.backbones[backbone])},
+        "labels": dump(CONFIG.vlm.labels),
+        "batch_size": CONFIG.vlm.batch_size,
+        "umap": CONFIG.vlm.umap,
+    }
+    return {
+        "run": {"seed": CONFIG.run.seed, "offline": CONFIG.run.offline},
+        "cohort": dump(CONFIG.cohort),
+        "few_shot": few_shot,
+        "vlm": vlm,
+        "evaluation": {"ece_bins": CONFIG.evaluation.ece_bins},
+    }
+
+
+def adapted_jobs():
+    """The jobs of adapted models: (backbone, 'features' or a model's name) to the models."""
+    jobs = {}
+    for name, model in ADAPTED.items():
+        own = name if model.method in FINE_TUNED else "features"
+        jobs.setdefault((model.backbone, own), []).append(name)
+    return jobs
+
+
+def adapted_names(wildcards):
+    """The models of a job."""
+    return adapted_jobs()[wildcards.backbone, wildcards.adapted]
+
+
+def few_shot_files(what):
+    """The predictions of all few-shot jobs, or what else adapted models tell of their runs."""
+    files = (
+        [result(f"few_shot/predictions/images.parquet")]
+        if what == "predictions"
+        else []
+    )
+    for backbone, own in adapted_jobs():
+        files.append(result(f"few_shot/{what}/{backbone}-{own}.parquet"))
+    return files

@@ -1,13 +1,38 @@
+rule few_shot_draws:
+    """Draw the slides and the labelled glomeruli of every run."""
+    input:
+        indices=store("om", "parquet"),
+    output:
+        draws=result("few_shot/draws.parquet"),
+        digest=result("few_shot/draws.json"),
+    log:
+        result("logs/few_shot_draws.log"),
+    benchmark:
+        result("benchmarks/few_shot_draws.tsv")
+    conda:
+        "../envs/glomflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        gpu=0,
+    params:
+        settings=draw_settings(),
+        seed=CONFIG.run.seed,
+        code=code("few_shot_draws.py"),
+    script:
+        "../workflow_scripts/few_shot_draws.py"
+
+
 rule few_shot:
-    """Draw slides and shots, and classify the glomeruli of the other slides."""
+    """Classify the glomeruli of the test slides by features, colour and texture of a few."""
     input:
         indices=store("om", "parquet"),
         crops=store("om", "npy"),
         features=expand(result("features/om/{shard}.npy"), shard=SHARDS),
-    output:
-        predictions=result("few_shot/predictions.parquet"),
         draws=result("few_shot/draws.parquet"),
-        digest=result("few_shot/draws.json"),
+    output:
+        predictions=result("few_shot/predictions/images.parquet"),
     log:
         result("logs/few_shot.log"),
     benchmark:
@@ -20,17 +45,103 @@ rule few_shot:
         runtime=60,
         gpu=0,
     params:
-        settings=dump(CONFIG.few_shot),
+        settings=CONFIG.few_shot.model_dump(mode="json", exclude={"adapted"}),
         seed=CONFIG.run.seed,
         code=code("few_shot.py"),
     script:
         "../workflow_scripts/few_shot.py"
 
 
+if PHANTOM_VLM:
+
+    rule pretrain_vlm:
+        """Train a small vision-language model on captioned phantom glomeruli of patients of no cohort."""
+        output:
+            weights=result("vlm/phantom/open_clip_model.safetensors"),
+            description=result("vlm/phantom/open_clip_config.json"),
+            report=result("vlm/phantom/pretraining.json"),
+        log:
+            result("logs/pretrain_vlm.log"),
+        benchmark:
+            result("benchmarks/pretrain_vlm.tsv")
+        conda:
+            "../envs/glomflow.yaml"
+        threads: 2
+        resources:
+            mem_mb=4000,
+            runtime=60,
+            gpu=0,
+        params:
+            settings=dump(CONFIG.vlm.pretraining),
+            code=code("pretrain_vlm.py"),
+        script:
+            "../workflow_scripts/pretrain_vlm.py"
+
+
+if ADAPTED:
+
+    rule vlm_features:
+        """Encode the labelled glomeruli once with a frozen image tower."""
+        input:
+            unpack(backbone_inputs),
+        output:
+            features=result("vlm/{backbone}/features.npy"),
+            index=result("vlm/{backbone}/features.parquet"),
+            description=result("vlm/{backbone}/features.json"),
+        log:
+            result("logs/vlm_features/{backbone}.log"),
+        benchmark:
+            result("benchmarks/vlm_features/{backbone}.tsv")
+        conda:
+            "../envs/glomflow.yaml"
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=240,
+            gpu=1,
+        params:
+            settings=lambda wildcards: vlm_settings(wildcards.backbone),
+            backbone="{backbone}",
+            code=code("vlm_features.py"),
+        script:
+            "../workflow_scripts/vlm_features.py"
+
+    rule few_shot_adapted:
+        """Adapt a vision-language model: all that read its frozen features at once, each other by itself."""
+        input:
+            unpack(backbone_inputs),
+            features=result("vlm/{backbone}/features.npy"),
+            index=result("vlm/{backbone}/features.parquet"),
+            draws=result("few_shot/draws.parquet"),
+        output:
+            predictions=result("few_shot/predictions/{backbone}-{adapted}.parquet"),
+            geometry=result("few_shot/geometry/{backbone}-{adapted}.parquet"),
+        log:
+            result("logs/few_shot_adapted/{backbone}-{adapted}.log"),
+        benchmark:
+            result("benchmarks/few_shot_adapted/{backbone}-{adapted}.tsv")
+        conda:
+            "../envs/glomflow.yaml"
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=720,
+            gpu=1,
+        params:
+            settings=lambda wildcards: vlm_settings(
+                wildcards.backbone, adapted_names(wildcards)
+            ),
+            backbone="{backbone}",
+            models=adapted_names,
+            code=code("few_shot_adapted.py"),
+        script:
+            "../workflow_scripts/few_shot_adapted.py"
+
+
 rule few_shot_metrics:
     """Mean, spread and intervals of the few-shot runs, respecting slides."""
     input:
-        predictions=result("few_shot/predictions.parquet"),
+        predictions=few_shot_files("predictions"),
         draws=result("few_shot/draws.parquet"),
     output:
         metrics=result("few_shot/metrics.parquet"),
@@ -50,6 +161,7 @@ rule few_shot_metrics:
         gpu=0,
     params:
         settings=dump(CONFIG.evaluation),
+        methods=CONFIG.few_shot.names,
         seed=CONFIG.run.seed,
         code=code("few_shot_metrics.py"),
     script:

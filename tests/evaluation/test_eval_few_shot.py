@@ -7,7 +7,7 @@ from glomflow.errors import GlomflowError
 from glomflow.evaluation.draws import draw_shots
 from glomflow.evaluation.few_shot import few_shot, fit_predict, pool_features
 from glomflow.evaluation.few_shot_summary import FEW_SHOT_FILES, TABLES, FewShotSummary, few_shot_summary
-from glomflow.tables import FEW_SHOT, probability_columns, read_table, write_table
+from glomflow.tables import FEW_SHOT, FEW_SHOT_SPACE, probability_columns, read_table, write_table
 
 SETTINGS = FewShot(shots=[1, 4], runs=6)
 EVALUATION = Evaluation(bootstrap=200)
@@ -124,6 +124,7 @@ def test_slides_that_differ_widen_the_interval(index, draws) -> None:
         called = np.where(wrong, 1 - truth, truth)
         rows = test[["run", "crop", "slide", "label"]].assign(method="linear_probe", shots=1)
         rows["predicted"] = np.array(CLASSES)[called]
+        rows[list(FEW_SHOT_SPACE)] = np.nan
         rows[["p_normal", "p_sclerosed"]] = np.eye(2)[called]
         table = few_shot_summary(rows, draws, EVALUATION, seed=0).metrics.set_index("metric")
         widths.append(table.loc["balanced_accuracy", "upper"] - table.loc["balanced_accuracy", "lower"])
@@ -135,6 +136,7 @@ def test_perfect_predictions_get_the_interval_of_their_slides(draws) -> None:
     rows = test[["run", "crop", "slide", "label"]].assign(
         method="linear_probe", shots=1, predicted=test["label"]
     )
+    rows[list(FEW_SHOT_SPACE)] = np.nan
     rows[["p_normal", "p_sclerosed"]] = np.eye(2)[test["label"].map(CLASSES.index)]
     summary = few_shot_summary(rows, draws, EVALUATION, seed=0)
     row = summary.metrics.set_index("metric").loc["balanced_accuracy"]

@@ -18,7 +18,7 @@ from glomflow.evaluation.missing import MISSING, RATES
 from glomflow.evaluation.summary import summarise
 from glomflow.files import write_json
 from glomflow.report.page import ReportInputs
-from glomflow.tables import CROPS, FOLDS, INVENTORY, PATIENTS, STAIN_PROFILES, write_table
+from glomflow.tables import CROPS, FEW_SHOT_SPACE, FOLDS, INVENTORY, PATIENTS, STAIN_PROFILES, write_table
 
 CLASSES = ["IgAN", "MN", "LN"]
 LESIONS = ["global_sclerosis", "normal", "segmental_sclerosis"]
@@ -195,6 +195,7 @@ def made_up_few_shot(crops: pd.DataFrame, config: Config):
             scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
             part = test[["run", "crop", "slide", "label"]].assign(method=method, shots=shots)
             part["predicted"] = [LESIONS[k] for k in scores.argmax(axis=1)]
+            part[list(FEW_SHOT_SPACE)] = np.nan
             part[[f"p_{name}" for name in LESIONS]] = scores
             parts.append(part)
     predictions = pd.concat(parts, ignore_index=True)

@@ -27,14 +27,29 @@ from glomflow.evaluation import metrics
 from glomflow.evaluation.comparison import adjust, bootstrap_p
 from glomflow.evaluation.draws import check_draws
 from glomflow.evaluation.intervals import collapsed, percentile_interval, resample_weights, wilson
-from glomflow.evaluation.metrics import Floats
+from glomflow.evaluation.metrics import Floats, Labels
 from glomflow.tables import Column, Schema, read_tables, write_tables
 
-FEW_SHOT_METRICS = ("balanced_accuracy", "accuracy", "macro_auc", "macro_f1")
+SPACE_METRICS = {"alignment": "own_cosine", "similarity_gap": "cosine_gap", "silhouette": "silhouette"}
+"""Metrics of a shared space of images and texts, each the mean of a column of the predictions."""
+
+FEW_SHOT_METRICS = (
+    "balanced_accuracy",
+    "accuracy",
+    "macro_auc",
+    "macro_f1",
+    "ece",
+    "brier",
+    "decision_margin",
+    *SPACE_METRICS,
+)
 """The metrics reported, the main one first."""
 
+_PROPORTIONS = ("balanced_accuracy", "accuracy", "macro_auc", "macro_f1")
+"""Where the bootstrap sees no spread, Wilson's interval takes over."""
+
 _KEY = {
-    "method": Column("string", "linear_probe or colour_texture"),
+    "method": Column("string", "one of few_shot.methods, or an adapted model's name"),
     "shots": Column("int64", "labelled crops per class"),
 }
 _INTERVAL = {
@@ -227,8 +242,11 @@ def _cell(rows: pd.DataFrame, runs: Floats, classes: list[str], slides: Floats, 
         present = np.bincount(labels, minlength=len(classes)) > 0
         whole = (per_class[:, present] > 0).all(axis=1)
         usable = np.flatnonzero(whole)
-        values = metrics.evaluate(labels, scores)
-        drawn = metrics.evaluate(labels, scores, counts[usable])
+        means = _crop_values(own, labels, scores)
+        values = metrics.evaluate(labels, scores) | {name: each.mean() for name, each in means.items()}
+        drawn = metrics.evaluate(labels, scores, counts[usable]) | {
+            name: counts[usable] @ each / counts[usable].sum(axis=1) for name, each in means.items()
+        }
         for name in FEW_SHOT_METRICS:
             per_run[name].append(float(values[name]))
             column = np.full(len(slides), np.nan)
@@ -238,6 +256,16 @@ def _cell(rows: pd.DataFrame, runs: Floats, classes: list[str], slides: Floats, 
         {name: np.array(values) for name, values in per_run.items()},
         {name: _weighted_mean(np.stack(values, axis=1), weights) for name, values in resampled.items()},
     )
+
+
+def _crop_values(rows: pd.DataFrame, labels: Labels, scores: Floats) -> dict[str, Floats]:
+    """Returns the metrics that are means over crops, each (n,)."""
+    truth = np.eye(scores.shape[1])[labels]
+    return {
+        "brier": ((scores - truth) ** 2).sum(axis=1),
+        "decision_margin": metrics.decision_margin(scores),
+        **{name: rows[column].to_numpy(np.float64) for name, column in SPACE_METRICS.items()},
+    }
 
 
 def _weighted_mean(values: Floats, weights: Floats) -> Floats:
@@ -261,9 +289,11 @@ def _score_rows(
     for (method, shots), cell in cells.items():
         for metric in FEW_SHOT_METRICS:
             mean, sd = _mean_sd(cell.per_run[metric])
+            if np.isnan(mean) and metric in SPACE_METRICS:
+                continue
             lower, upper = percentile_interval(cell.draws[metric], confidence)
             kind = "none" if np.isnan(lower) else "slides"
-            if collapsed(cell.draws[metric]):
+            if collapsed(cell.draws[metric]) and metric in _PROPORTIONS:
                 low, high = wilson(mean * slides, slides, confidence)
                 lower, upper, kind = float(low), float(high), "wilson"
             yield {
@@ -302,11 +332,14 @@ def _run_rows(
 
 def _paired_rows(cells: dict[tuple[str, int], _Cell], confidence: float) -> Iterator[dict[str, Any]]:
     methods = list(dict.fromkeys(method for method, _ in cells))
+    own = {shots for method, shots in cells if method == methods[0]}
     for other in methods[1:]:
-        for shots in sorted({shots for _, shots in cells}):
+        for shots in sorted(own & {shots for method, shots in cells if method == other}):
             pair = cells[(methods[0], shots)], cells[(other, shots)]
             for metric in FEW_SHOT_METRICS:
                 mean, sd = _mean_sd(pair[0].per_run[metric] - pair[1].per_run[metric])
+                if np.isnan(mean) and metric in SPACE_METRICS:
+                    continue
                 difference = pair[0].draws[metric] - pair[1].draws[metric]
                 lower, upper = percentile_interval(difference, confidence)
                 yield {
