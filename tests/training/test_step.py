@@ -93,7 +93,7 @@ def test_out_of_memory_for_one_patient_says_what_to_lower(
         {"optimiser": "sgd"},
         {"gradient_clip": 0.1},
         {"ema": 0.9},
-        {"warmup_epochs": 2},
+        {"warmup_epochs": 1},
     ],
 )
 def test_every_option_changes_the_training(tmp_path: Path, stores, option: dict[str, object]) -> None:
