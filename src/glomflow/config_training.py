@@ -129,6 +129,15 @@ class Training(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _training_outlasts_the_warmup(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"diagnosis.training.warmup_epochs: {self.warmup_epochs} of {self.epochs} epochs leave none "
+                f"at the full learning rate; lower it below {self.epochs} or raise epochs"
+            )
+        return self
+
 
 class Search(Section):
     """Hyper-parameter search, within the training patients of each outer fold."""

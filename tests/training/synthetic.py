@@ -147,10 +147,14 @@ def stores_in(folder: Path) -> dict[str, list[StoreRef]]:
 
 
 def main() -> None:
-    """Arguments: folder of stores, folder of outputs, table, step after which to kill itself."""
+    """Arguments: folder of stores, folder of outputs, table, step after which to kill itself (-1: never).
+
+    Prints the number of steps done after each step.
+    """
     folder, out, table, last = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 
     def kill(step: int) -> None:
+        print("step", step, flush=True)
         if step == last:
             os.kill(os.getpid(), signal.SIGKILL)
 

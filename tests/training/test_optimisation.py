@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from glomflow.training.optimisation import Average, amp_type, build_optimiser, rate_at
@@ -23,6 +24,13 @@ def test_the_rate_rises_step_by_step_and_then_falls() -> None:
     warm = training(epochs=4, warmup_epochs=2)
     rates = [rate_at(epoch, step, 2, warm) for epoch in range(4) for step in range(2)]
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 0.2, 0.2])
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_a_warmup_that_outlasts_the_training_is_refused(epochs: int) -> None:
+    with pytest.raises(ValidationError, match=rf"warmup_epochs: 3 of {epochs} epochs leave none at the full"):
+        training(epochs=epochs, warmup_epochs=3)
+    assert training(epochs=4, warmup_epochs=3).warmup_epochs == 3
 
 
 @pytest.mark.parametrize(

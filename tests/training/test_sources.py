@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from glomflow.errors import GlomflowError
 from glomflow.models.batch import Instances
 from glomflow.training.data import FoldData
 from glomflow.training.sources import Draws, Reader, changed, flipped
-from training.synthetic import make_stores, settings
+from training.synthetic import make_stores, settings, train
 
 
 def fold(folder: Path) -> FoldData:
@@ -70,3 +71,19 @@ def test_flips_are_flips() -> None:
     choices = torch.tensor([[False, False, True, True], [False, True, False, True]])
     expected = [[0, 1, 2, 3], [1, 0, 3, 2], [2, 3, 0, 1], [3, 2, 1, 0]]
     assert flipped(image, choices).flatten(1).tolist() == expected
+
+
+@pytest.mark.parametrize("cache_gb", [0, 1])
+def test_a_network_that_cannot_be_compiled_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_gb: float
+) -> None:
+    def broken(graph: object, inputs: object) -> None:
+        raise RuntimeError("there is no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=broken))
+    compile_module = functools.partialmethod(torch.nn.Module.compile, backend=broken)
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_module)
+    configuration = settings(compile=True, cache_gb=cache_gb)
+    message = r"no C\+\+ compiler.*; set diagnosis\.training\.compile: false"
+    with pytest.raises(GlomflowError, match=message):
+        train(tmp_path, make_stores(tmp_path), configuration)

@@ -96,7 +96,10 @@ class CmusNet(PatientNet):
             present = hide_modalities(present, self.settings.modality_dropout)
         tokens, there = self._filled(pooled.tokens, present)
         changed = self.cmsa.pooled(tokens, there)
-        summaries = {name: changed[name].masked_fill(~there[name][:, None], 0) for name in self.modalities}
+        summaries = {
+            name: values if _surely_all(there[name]) else values.masked_fill(~there[name][:, None], 0)
+            for name, values in ((name, changed[name]) for name in self.modalities)
+        }
         logits = {name: self.branches[name](summary) for name, summary in summaries.items()}
         if self.parity:
             logits = {name: torch.relu(values) for name, values in logits.items()}
@@ -126,7 +129,7 @@ class CmusNet(PatientNet):
                 filled[name] = torch.where(lacking, self.stand_ins[name].to(own.dtype), own)
                 there[name] = torch.ones_like(present[name])
             else:
-                filled[name] = own.masked_fill(lacking, 0)
+                filled[name] = own if _surely_all(present[name]) else own.masked_fill(lacking, 0)
                 there[name] = present[name]
         return filled, there
 
@@ -148,6 +151,11 @@ def hide_modalities(present: Mapping[str, Tensor], probability: float) -> dict[s
     places = torch.arange(len(there), device=there.device)[:, None]
     left = there & ((draws >= probability) | (places == last))
     return dict(zip(present, left, strict=True))
+
+
+def _surely_all(mask: Tensor) -> bool:
+    """Tells whether all are True, where it can be told without waiting for a GPU or fixing it in a graph."""
+    return not torch.compiler.is_compiling() and mask.device.type == "cpu" and bool(mask.all())
 
 
 def _common(channels: Mapping[str, int]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import re
 import time
 import zipfile
 from collections.abc import Callable, Mapping
@@ -98,6 +99,13 @@ class Checkpoint:
         state: dict[str, Any] = saved["state"]
         return state
 
+    def remove_unfinished(self) -> None:
+        """Deletes what a process that was killed while it wrote the file has left beside it."""
+        name = re.compile(rf"\.{re.escape(self.path.stem)}-[a-z0-9_]{{8}}{re.escape(self.path.suffix)}")
+        for found in self.path.parent.glob(".*"):
+            if name.fullmatch(found.name):
+                found.unlink(missing_ok=True)
+
     def remove(self) -> None:
         """Deletes the file, if there is one."""
         self.path.unlink(missing_ok=True)
@@ -117,7 +125,7 @@ def training_state(progress: object, parts: Mapping[str, Stateful]) -> dict[str,
 def restore(
     checkpoint: Checkpoint, start: P, parts: Mapping[str, Stateful], device: torch.device
 ) -> tuple[P, bool]:
-    """Takes a training up where its checkpoint left it.
+    """Takes a training up where its checkpoint left it; half-written checkpoints are removed.
 
     Args:
         checkpoint: The checkpoint; there need be no file.
@@ -128,6 +136,7 @@ def restore(
     Returns:
         The progress, ``start`` if there is no checkpoint of this training; and whether there was one.
     """
+    checkpoint.remove_unfinished()
     state = checkpoint.load(device)
     if state is None:
         return start, False

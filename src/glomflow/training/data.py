@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 import torch
 
 from glomflow.errors import GlomflowError
 from glomflow.models.batch import Instances
-from glomflow.tables import CROPS, read_table
 
 
 @dataclass(frozen=True)
@@ -280,10 +281,17 @@ def _open(store: StoreRef, features: bool) -> np.ndarray:
 
 
 def _selected(store: StoreRef, shard: int, places: Mapping[str, int]) -> pd.DataFrame:
-    index = read_table(store.index, CROPS)
-    index = index[index["selected"] & index["patient"].isin(list(places))]
-    chosen = index[["crop", "row", "information"]].copy()
-    chosen["place"] = index["patient"].map(places).astype("int64")
+    """Reads the selected rows of some patients; no more of the table is ever in memory."""
+    wanted = pc.field("selected") & pc.field("patient").isin(pa.array(list(places), pa.string()))
+    columns = ["crop", "row", "information", "patient"]
+    try:
+        table = pyarrow.parquet.read_table(store.index, columns=columns, filters=wanted)
+    except (OSError, ValueError) as error:
+        raise GlomflowError(
+            f"table {store.index}: cannot be read ({error}); delete it and run again"
+        ) from error
+    chosen: pd.DataFrame = table.to_pandas()
+    chosen["place"] = chosen.pop("patient").map(places).astype("int64")
     chosen["shard"] = shard
     return chosen
 

@@ -8,7 +8,6 @@ same bits as one that was never stopped.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +31,9 @@ class Progress:
         epoch: Epochs done.
         step: Steps done of the epoch after these.
         parts: Parts that a step is cut into.
-        seen: Of each of these steps, the loss per patient (heads, B) and the patients scored (heads,).
+        losses: (heads, n) loss of the training patients in the order of this epoch, filled step by step;
+            empty between epochs.
+        counts: (heads,) patients scored in these steps.
         best_epoch: Number, from 1, of the epoch whose weights are kept; 0 before the first.
         best_loss: Its validation loss (infinite if there is none).
         best_state: Its weights.
@@ -42,7 +43,8 @@ class Progress:
     epoch: int = 0
     step: int = 0
     parts: int = 1
-    seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    losses: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    counts: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     best_epoch: int = 0
     best_loss: float = math.inf
     best_state: dict[str, Tensor] = field(default_factory=dict)
@@ -125,8 +127,13 @@ class _Training:
             task.module.train()
             task.criterion.train()
             self._stepper.plan(steps[progress.step :])
+            if progress.step == 0:
+                self._empty_losses(len(order))
             while progress.epoch == epoch:
-                progress.seen.append(self._stepper.take(steps, progress.step, epoch))
+                losses, counts = self._stepper.take(steps, progress.step, epoch)
+                done = progress.step * task.training.batch_size
+                progress.losses[:, done : done + losses.shape[1]] = losses
+                progress.counts += counts
                 progress.step += 1
                 progress.parts = self._stepper.parts
                 if progress.step == count:
@@ -139,6 +146,11 @@ class _Training:
             self._checkpoint.save(training_state(progress, self._state))
         if reporter is not None:
             reporter.close()
+
+    def _empty_losses(self, patients: int) -> None:
+        heads, device = len(self._task.criterion.heads), self._task.device
+        self.progress.losses = torch.zeros(heads, patients, device=device)
+        self.progress.counts = torch.zeros(heads, dtype=torch.int64, device=device)
 
     def _patience_is_over(self) -> bool:
         progress, patience = self.progress, self._task.training.patience
@@ -153,7 +165,7 @@ class _Training:
         """Validates, adds a row to the history and keeps the weights if they are the best."""
         task, progress = self._task, self.progress
         what = f"of epoch {progress.epoch + 1}"
-        _check_finite(task, [losses for losses, _ in progress.seen], torch.cat(steps), what)
+        _check_finite(task, progress.losses, torch.cat(steps), what)
         by_validation = task.training.selection == "validation_loss"
         last = progress.epoch + 1 == task.training.epochs
         with self._stepper.average.applied():
@@ -164,14 +176,14 @@ class _Training:
         row = {
             "epoch": progress.epoch + 1,
             "learning_rate": self._stepper.optimiser.param_groups[0]["lr"],
-            "train_loss": float(_mean_loss(task, progress.seen)),
+            "train_loss": float(_mean_loss(task, progress.losses, progress.counts)),
             "validation_loss": validation_loss,
             "validation_accuracy": accuracy,
         }
         progress.history.append(row)
         progress.epoch += 1
         progress.step = 0
-        progress.seen = []
+        self._empty_losses(0)
         if better:
             progress.best_epoch, progress.best_loss = progress.epoch, validation_loss
         if reporter is not None:
@@ -180,8 +192,7 @@ class _Training:
     def _save(self, order: Tensor) -> None:
         """Saves the state, unless it is spoilt: then the last good one stays."""
         task, progress = self._task, self.progress
-        losses = [losses for losses, _ in progress.seen]
-        _check_finite(task, losses, order, f"of epoch {progress.epoch + 1}")
+        _check_finite(task, progress.losses, order, f"of epoch {progress.epoch + 1}")
         if not self._stepper.parameters_are_finite():
             size = task.training.batch_size
             done = (progress.step or math.ceil(len(order) / size)) - 1
@@ -228,23 +239,20 @@ def evaluate(task: Task, places: Tensor) -> tuple[float, float]:
         counts += task.criterion.counts(outputs)
     for values in (losses, right, counts):
         task.world.add(values)
-    _check_finite(task, [losses], places, "of validation")
+    _check_finite(task, losses, places, "of validation")
     return float(task.criterion.combine(losses, counts)), float(right.mean())
 
 
-def _mean_loss(task: Task, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Returns the loss over the patients of several steps, as if they were one, by the fixed weights."""
+def _mean_loss(task: Task, losses: Tensor, counts: Tensor) -> Tensor:
+    """Returns the loss over the patients of an epoch, as if they were one step, by the fixed weights."""
     task.criterion.eval()
     with torch.no_grad():
-        losses = torch.cat([losses for losses, _ in parts], dim=1)
-        return task.criterion.combine(losses, torch.stack([counts for _, counts in parts]).sum(0))
+        return task.criterion.combine(losses, counts)
 
 
-def _check_finite(task: Task, losses: Sequence[Tensor], places: Tensor, what: str) -> None:
+def _check_finite(task: Task, losses: Tensor, places: Tensor, what: str) -> None:
     """Looks once per epoch or checkpoint, not once per step, so that a GPU need not wait."""
-    if not losses:
-        return
-    finite = torch.cat([step.isfinite().all(0) for step in losses]).cpu()
+    finite = losses.isfinite().all(0).cpu()
     if bool(finite.all()):
         return
     first = int(torch.argmax((~finite).int()))

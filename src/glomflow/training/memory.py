@@ -29,24 +29,27 @@ class Estimate:
         gradients: Gradients.
         optimiser: The optimiser's state.
         activations: What the backward pass needs of one part of a step, and its inputs.
+        passing: Gradients of the input and the output of the widest layer while it runs backwards.
     """
 
     weights: int
     gradients: int
     optimiser: int
     activations: int
+    passing: int
 
     @property
     def total(self) -> int:
         """The sum."""
-        return self.weights + self.gradients + self.optimiser + self.activations
+        return self.weights + self.gradients + self.optimiser + self.activations + self.passing
 
 
 def estimate(task: Task, largest: int, patients: int) -> Estimate:
     """Predicts the peak from a trial run of one patient.
 
     The patient with the most instances runs forward once, and what autograd keeps for the way back is
-    added up; a part of a step is reckoned as so many such patients, which errs to the high side.
+    added up; a part of a step is reckoned as so many such patients. With gradient checkpointing what a
+    recomputed block keeps for a while is not seen.
 
     Args:
         task: What is trained; its state is left as it was.
@@ -59,28 +62,36 @@ def estimate(task: Task, largest: int, patients: int) -> Estimate:
     weights = sum(each.numel() * each.element_size() for each in held)
     copies = (trained if training.ema is not None else 0) + weights
     moments = _MOMENTS[training.optimiser] + (training.amsgrad and training.optimiser != "sgd")
-    return Estimate(weights + copies, trained, moments * trained, patients * saved_bytes(task, largest))
+    saved, widest = saved_bytes(task, largest)
+    return Estimate(weights + copies, trained, moments * trained, patients * saved, 2 * patients * widest)
 
 
-def saved_bytes(task: Task, place: int) -> int:
-    """Runs a patient forward and returns the bytes that autograd keeps, parameters aside.
+def saved_bytes(task: Task, place: int) -> tuple[int, int]:
+    """Runs a patient forward and looks at what autograd keeps for the way back, parameters aside.
 
     The patient runs twice at once, since batch normalisation cannot learn from a single value.
+
+    Args:
+        task: What is trained; its state is left as it was, and no part of the pass stays in memory.
+        place: The patient.
+
+    Returns:
+        The bytes kept of the patient, and those of the largest tensor among them.
     """
     task.module.train()
     statistics = running_statistics(task.module)
     before = [each.clone() for each in statistics]
     own = {each.untyped_storage().data_ptr() for each in task.module.parameters()}
-    seen: dict[int, int] = {}
+    seen: dict[int, torch.UntypedStorage] = {}
 
-    def pack(tensor: Tensor) -> Tensor:
+    def pack(tensor: Tensor) -> None:
+        # The storages are held here, not by the graph: a graph that holds what it has made is never freed.
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
+            seen[storage.data_ptr()] = storage
 
-    def unpack(tensor: Any) -> Any:
-        return tensor
+    def unpack(_: Any) -> Tensor:
+        raise AssertionError("the trial run has no backward pass")
 
     draws = Draws(task.seed, 0, 0, 0, task.device)
     with (
@@ -89,11 +100,11 @@ def saved_bytes(task: Task, place: int) -> int:
         autocast(task.device, task.training.precision),
     ):
         outputs = task.source.outputs(torch.tensor([place, place]), draws)
-        total = sum(seen.values()) // 2
+        sizes = [storage.nbytes() // 2 for storage in seen.values()]
     del outputs
     if statistics:
         torch._foreach_copy_(statistics, before)
-    return total
+    return sum(sizes), max(sizes, default=0)
 
 
 def bag_sizes(data: FoldData, places: np.ndarray) -> np.ndarray:
@@ -126,8 +137,11 @@ def statement(task: Task, sizes: np.ndarray) -> str:
         sizes: (n,) instances of each training patient.
     """
     patients = at_once(task.training, len(task.train), task.world.size)
-    needed = estimate(task, int(task.train[int(sizes.argmax())]), patients).total
     free, whole = available(task.device)
+    try:
+        needed = estimate(task, int(task.train[int(sizes.argmax())]), patients).total
+    except torch.OutOfMemoryError:
+        return f"{task.name}: the largest patient alone runs out of the {free / _GIB:.1f} GiB that are free"
     line = (
         f"{task.name}: needs about {needed / _GIB:.2f} GiB of memory with {patients} patients at once, the "
         f"device has {whole / _GIB:.1f} GiB, of which {free / _GIB:.1f} are free"

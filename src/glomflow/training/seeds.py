@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from glomflow.training.allocator import keep_freed_memory
+
 
 def derive_seed(*parts: object) -> int:
     """Derives a seed from a base seed and the purpose of the draw.
@@ -44,11 +46,15 @@ def seeded_torch(*parts: object) -> Iterator[None]:
 def deterministic(threads: int) -> Iterator[None]:
     """Runs a block on so many CPU threads, with deterministic kernels where torch has them.
 
+    Every training and prediction runs in it; from its first use on, the process keeps the memory that it
+    frees, see :func:`allocator.keep_freed_memory`.
+
     Args:
         threads: CPU threads that torch may use.
     """
     import torch
 
+    keep_freed_memory()
     options: Any = torch.utils.deterministic
     before = torch.get_deterministic_debug_mode(), torch.get_num_threads()
     fill = options.fill_uninitialized_memory

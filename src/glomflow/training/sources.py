@@ -6,9 +6,10 @@ readers there are, on what was drawn before, or on whether the training was resu
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -80,6 +81,32 @@ class Source(Protocol):
         """Ends reading."""
 
 
+@contextlib.contextmanager
+def compiling(on: bool) -> Iterator[None]:
+    """Runs a block in which torch may compile a network, at its first use of a shape.
+
+    Args:
+        on: ``diagnosis.training.compile``; without it nothing is looked at.
+
+    Raises:
+        GlomflowError: torch cannot compile the network; the message says what to set.
+    """
+    if not on:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+        raise GlomflowError(
+            f"diagnosis.training.compile: torch cannot compile the network here ({reason}); "
+            "set diagnosis.training.compile: false"
+        ) from error
+
+
 class PooledSource:
     """Patients pooled once: for frozen features, where pooling has nothing to learn.
 
@@ -100,6 +127,7 @@ class PooledSource:
                 parts.append(net.pool(module.batch(data.instances(places.numpy()).to(device))))
         self._pooled = concatenate(parts)
         self._device = device
+        self._compiled = compiled
         self._classify = torch.compile(net.classify) if compiled else net.classify
 
     def plan(self, parts: Sequence[Tensor]) -> None:
@@ -109,7 +137,8 @@ class PooledSource:
         """Runs attention and heads on some patients; cached features cannot be changed at random."""
         if draws is not None:
             draws.seed_torch("network")
-        return self._classify(self._pooled.select(places.to(self._device)))
+        with compiling(self._compiled):
+            return self._classify(self._pooled.select(places.to(self._device)))
 
     @torch.no_grad()
     def outline(self, places: Tensor, draws: Draws) -> Outputs:
@@ -160,11 +189,11 @@ class BagSource:
                 counts = {name: (slots >= 0).sum(1).tolist() for name, slots in read.slots.items()}
                 instances = changed(instances, counts, places, draws, self._training)
             draws.seed_torch("encoder")
-        batch = self._module.batch(instances)
+        with compiling(self._training.compile):
+            batch = self._module.batch(instances)
         if draws is not None:
             draws.seed_torch("network")
-        outputs: Outputs = self._module.net(batch)
-        return outputs
+        return self._run(batch)
 
     @torch.no_grad()
     def outline(self, places: Tensor, draws: Draws) -> Outputs:
@@ -176,7 +205,11 @@ class BagSource:
             shape = (*slots.shape, *self._grid(name), self._module.net.channels[name])
             maps[name] = torch.zeros(shape, device=self._device)
         draws.seed_torch("network")
-        outputs: Outputs = self._module.net(Batch(maps, masks))
+        return self._run(Batch(maps, masks))
+
+    def _run(self, batch: Batch) -> Outputs:
+        with compiling(self._training.compile):
+            outputs: Outputs = self._module.net(batch)
         return outputs
 
     def close(self) -> None:

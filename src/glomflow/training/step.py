@@ -21,7 +21,7 @@ from glomflow.training.optimisation import (
     running_statistics,
     trained_parameters,
 )
-from glomflow.training.sources import Draws, Source
+from glomflow.training.sources import Draws, Source, compiling
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,8 @@ class Stepper:
             if counts is None:
                 counts = criterion.counts(outputs)
             loss = criterion.combine(own, counts, share=len(part) / patients)
-            self.scaler.scale(loss).backward()
+            with compiling(task.training.compile):
+                self.scaler.scale(loss).backward()
             losses[:, start : start + len(part)] = own.detach()
         assert counts is not None  # a single process without a part has no step
         return losses, counts
