@@ -146,7 +146,8 @@ def test_optimiser_is_that_of_torch(recipe: Recipe, reference) -> None:
     optimiser = Optimiser(recipe, ours, np.array([3, 2]))
     for step in range(6):
         runs = 1 if step % 3 == 2 else 2  # the second run has two steps per epoch
-        optimiser.step({"w": slopes[step, :runs]}, ours, runs, step // 3)
+        optimiser.give(0, [slopes[step, :runs]])
+        optimiser.step(runs, step // 3)
     for run, steps in ((0, range(6)), (1, (0, 1, 3, 4))):
         theirs = nn.Parameter(start[run].clone())
         other = reference([theirs])
@@ -154,6 +155,22 @@ def test_optimiser_is_that_of_torch(recipe: Recipe, reference) -> None:
             theirs.grad = slopes[step, run].clone()
             other.step()
         assert torch.allclose(ours["w"][run], theirs, atol=1e-12)
+
+
+def test_runs_that_go_on_keep_their_moments() -> None:
+    slopes = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    recipe = Recipe(lr=0.1, epochs=4, schedule="cosine")
+    whole, rest = ({"w": torch.zeros(3, 2, dtype=torch.float64)} for _ in range(2))
+    one, two = (Optimiser(recipe, stack, np.ones(3)) for stack in (whole, rest))
+    for step in range(4):
+        one.give(0, [slopes[step]])
+        one.step(3, step)
+        if step == 2:
+            rest = {"w": rest["w"][[0, 2]]}
+            two.keep(np.array([0, 2]), rest)
+        two.give(0, [slopes[step] if step < 2 else slopes[step][[0, 2]]])
+        two.step(3 if step < 2 else 2, step)
+    assert torch.equal(whole["w"][[0, 2]], rest["w"])
 
 
 def test_cosine_ends_at_the_floor() -> None:

@@ -1,7 +1,7 @@
 """Trains a method on cached features for all runs as one problem.
 
 Every parameter has the runs as its leading dimension. Runs are sorted by their number of batches, so that
-those which still have a batch in a step are a prefix: a view, without copies. A run's batches, dropout,
+those which still have a batch in a step are a prefix: views, without copies. A run's batches, dropout,
 learning rate, optimiser and early stopping are its own; the result is that of training it alone, to rounding.
 No test row comes in here: a run's shots and, if it has any, validation rows are all that is read.
 """
@@ -270,7 +270,8 @@ def _noise(method: TrainedMethod, shots: Shots, epoch: int, drawn: _Epoch) -> Te
 def _train(method: TrainedMethod, problem: Problem) -> Fitted:
     """Trains runs together; their order is restored at the end."""
     recipe, shots = method.recipe, problem.shots
-    order = np.argsort(-_epoch(shots, recipe, 0).steps, kind="stable")
+    sizes = shots.train.mask.sum(dim=1).cpu().numpy()
+    order = np.lexsort((-sizes, -_epoch(shots, recipe, 0).steps))
     back = np.argsort(order)
     live = replace(problem, shots=_ordered(shots, order))
     state = method.start(live)
@@ -291,7 +292,7 @@ def _train(method: TrainedMethod, problem: Problem) -> Fitted:
         if len(keep) < len(best):
             chosen = torch.as_tensor(keep)
             state, best = state.take(chosen), best[keep]
-            optimiser.keep(chosen)
+            optimiser.keep(keep, state.trained)
             live = replace(live, shots=_ordered(live.shots, keep))
     if stopping is None:
         final, scores = state, np.full(shots.runs, np.nan)
@@ -316,26 +317,37 @@ def _pass(method: TrainedMethod, problem: Problem, state: State, optimiser: Opti
     """Goes through all runs' batches once."""
     shots, drawn = problem.shots, _epoch(problem.shots, method.recipe, epoch)
     noise = _noise(method, shots, epoch, drawn)
+    widths = drawn.mask.sum(dim=2).cpu().numpy()
     for step in range(int(drawn.steps.max())):
         runs = int((drawn.steps > step).sum())
-        places, mask = drawn.places[:runs, step], drawn.mask[:runs, step]
-        rows, labels = (value[:runs].gather(1, places) for value in (shots.train.rows, shots.train.labels))
-        part = state.take(slice(0, runs))
-        for name, value in part.trained.items():
-            part.trained[name] = value.detach().requires_grad_()
-        logits = method.training_logits(
-            part,
-            problem.table[rows],
-            problem.text,
-            mask,
-            None if noise is None else noise[:runs, step],
-        )
-        losses = method.loss(part, logits, labels, mask, problem.text)
-        if not math.isfinite(float(losses.detach().sum())):
-            run = int(torch.nonzero(~losses.detach().isfinite())[0])
-            raise DivergedError(
-                f"{method.name}, {shots.names[run]}: the loss is not finite in epoch {epoch}; lower the "
-                f"learning rate ({method.recipe.lr})"
-            )
-        gradients = torch.autograd.grad(losses.sum(), list(part.trained.values()))
-        optimiser.step(dict(zip(part.trained, gradients, strict=True)), state.trained, runs, epoch)
+        for start, stop in _spans(widths[:runs, step]):
+            own = slice(start, stop)
+            width = int(widths[own, step].max())
+            places, mask = drawn.places[own, step, :width], drawn.mask[own, step, :width]
+            part = state.take(own)
+            for name, value in part.trained.items():
+                part.trained[name] = value.detach().requires_grad_()
+            seen = problem.table[shots.train.rows[own].gather(1, places)]
+            drops = None if noise is None else noise[own, step, :width]
+            logits = method.training_logits(part, seen, problem.text, mask, drops)
+            labels = shots.train.labels[own].gather(1, places)
+            losses = method.loss(part, logits, labels, mask, problem.text)
+            if not math.isfinite(float(losses.detach().sum())):
+                run = start + int(torch.nonzero(~losses.detach().isfinite())[0])
+                raise DivergedError(
+                    f"{method.name}, {shots.names[run]}: the loss is not finite in epoch {epoch}; lower the "
+                    f"learning rate ({method.recipe.lr})"
+                )
+            optimiser.give(start, torch.autograd.grad(losses.sum(), list(part.trained.values())))
+        optimiser.step(runs, epoch)
+
+
+def _spans(widths: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Cuts runs into neighbours whose batches are alike in size, so that padding stays below one half."""
+    spans, start, most = [], 0, int(widths[0])
+    for place in range(1, len(widths)):
+        own = int(widths[place])
+        if own > most or 2 * own <= most:
+            spans.append((start, place))
+            start, most = place, own
+    return [*spans, (start, len(widths))]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from glomflow.models.vlm.methods.base import Recipe
-
-_BETAS = (0.9, 0.999)
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int, epoch: int) -> float:
@@ -32,10 +32,7 @@ def learning_rate(recipe: Recipe, step: int, steps: int, epoch: int) -> float:
 
 
 class Optimiser:
-    """Updates the first runs of stacked parameters in place.
-
-    AdamW as Loshchilov and Hutter (ICLR 2019), SGD with momentum and an L2 term in the gradient, both as
-    torch computes them.
+    """Updates stacked parameters in place: torch's AdamW or SGD on each run's slices.
 
     Args:
         recipe: Optimiser, learning rate and decay.
@@ -45,56 +42,71 @@ class Optimiser:
 
     def __init__(self, recipe: Recipe, parameters: dict[str, Tensor], steps: NDArray[np.int64]) -> None:
         self.recipe = recipe
-        self._first = {name: torch.zeros_like(value) for name, value in parameters.items()}
-        self._second = (
-            {name: torch.zeros_like(value) for name, value in parameters.items()}
-            if recipe.optimiser == "adamw"
-            else {}
-        )
         self._steps = np.asarray(steps, dtype=np.int64)
         self._taken = np.zeros(len(self._steps), dtype=np.int64)
+        self._own = self._slices(parameters)
+        self._torch = self._made()
 
-    def keep(self, runs: Tensor) -> None:
-        """Drops all runs but these."""
-        self._first = {name: value[runs] for name, value in self._first.items()}
-        self._second = {name: value[runs] for name, value in self._second.items()}
-        chosen = runs.cpu().numpy()
-        self._steps, self._taken = self._steps[chosen], self._taken[chosen]
+    def _slices(self, parameters: dict[str, Tensor]) -> list[list[nn.Parameter]]:
+        """Returns each run's parameters, which share the memory of the stacks."""
+        if not all(value.is_contiguous() for value in parameters.values()):
+            raise ValueError("parameters must be contiguous")
+        runs = range(len(self._steps))
+        return [[nn.Parameter(value[run]) for value in parameters.values()] for run in runs]
 
-    @torch.no_grad()
-    def step(
-        self, gradients: dict[str, Tensor], parameters: dict[str, Tensor], runs: int, epoch: int
-    ) -> None:
-        """Takes a step of the first runs.
+    def _made(self) -> torch.optim.Optimizer:
+        """Makes torch's optimiser: a group per run if learning rates differ between runs, else one."""
+        recipe = self.recipe
+        groups = [{"params": own} for own in self._own]
+        if not self._differ:
+            groups = [{"params": [value for own in self._own for value in own]}]
+        options: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
+        if recipe.optimiser == "sgd":
+            return torch.optim.SGD(groups, momentum=recipe.momentum, **options)
+        return torch.optim.AdamW(groups, eps=recipe.eps, **options)
+
+    @property
+    def _differ(self) -> bool:
+        return self.recipe.schedule == "cosine" and self.recipe.per == "step"
+
+    def keep(self, runs: NDArray[np.int64], parameters: dict[str, Tensor]) -> None:
+        """Goes on with some of the runs.
 
         Args:
-            gradients: Name to (runs, ...).
-            parameters: Name to (R, ...); the first ``runs`` change.
+            runs: Which of those so far.
+            parameters: Their parameters, stacked anew.
+        """
+        before, state = self._own, self._torch.state
+        self._steps, self._taken = self._steps[runs], self._taken[runs]
+        self._own = self._slices(parameters)
+        self._torch = self._made()
+        for own, run in zip(self._own, runs.tolist(), strict=True):
+            for value, old in zip(own, before[run], strict=True):
+                self._torch.state[value] = state[old]
+
+    def give(self, start: int, gradients: Sequence[Tensor]) -> None:
+        """Takes the gradients of some runs.
+
+        Args:
+            start: The first of them.
+            gradients: One per parameter, (runs, ...), in the order of the parameters.
+        """
+        laid_out = [gradient.contiguous() for gradient in gradients]  # as torch's fused steps take it
+        for place in range(len(laid_out[0])):
+            for value, gradient in zip(self._own[start + place], laid_out, strict=True):
+                value.grad = gradient[place]
+
+    def step(self, runs: int, epoch: int) -> None:
+        """Takes a step of the first runs, whose gradients were given.
+
+        Args:
             runs: How many.
             epoch: Epoch, from 0.
         """
-        pairs = zip(self._taken[:runs].tolist(), self._steps[:runs].tolist(), strict=True)
-        rates = [learning_rate(self.recipe, taken, steps, epoch) for taken, steps in pairs]
+        for place, group in enumerate(self._torch.param_groups):
+            group["lr"] = learning_rate(self.recipe, int(self._taken[place]), int(self._steps[place]), epoch)
+        self._torch.step()
         self._taken[:runs] += 1
-        for name, gradient in gradients.items():
-            value, first = parameters[name][:runs], self._first[name][:runs]
-            shape = (runs,) + (1,) * (value.ndim - 1)
-            rate = torch.tensor(rates, dtype=torch.float64).to(value).reshape(shape)
-            if self.recipe.optimiser == "sgd":
-                self._sgd(value, gradient, first, rate)
-            else:
-                self._adamw(value, gradient, first, self._second[name][:runs], rate)
-
-    def _sgd(self, value: Tensor, gradient: Tensor, momentum: Tensor, rate: Tensor) -> None:
-        if self.recipe.weight_decay:
-            gradient = gradient + self.recipe.weight_decay * value
-        momentum.mul_(self.recipe.momentum).add_(gradient)
-        value.sub_(rate * momentum)
-
-    def _adamw(self, value: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rate: Tensor) -> None:
-        taken = torch.as_tensor(self._taken[: len(value)], dtype=torch.float64).to(value).reshape(rate.shape)
-        value.mul_(1 - rate * self.recipe.weight_decay)
-        first.lerp_(gradient, 1 - _BETAS[0])
-        second.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
-        spread = (second / (1 - _BETAS[1] ** taken)).sqrt_().add_(self.recipe.eps)
-        value.sub_((rate / (1 - _BETAS[0] ** taken)) * first / spread)
+        for own in self._own[:runs]:
+            for value in own:
+                value.grad = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -19,14 +19,59 @@ class LinearProbeSettings(Settings):
     Attributes:
         l2: Inverse strength of the L2 penalty (scikit-learn's C).
         grid: What validation data choose ``l2`` among.
-        tolerance: Largest gradient at which the solver stops.
+        tolerance: Length of the gradient at which the solver stops; a logit is then exact to as much.
         iterations: Most iterations.
     """
 
     l2: float = 1.0
     grid: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0)
-    tolerance: float = 1e-9
+    tolerance: float = 1e-8
     iterations: int = 50_000
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """Where accelerated descent is: (R, N, K) parts of the shots, and what the shots see of them.
+
+    Attributes:
+        parts: Last point.
+        seen: Gram matrix times it.
+        ahead: Point that the slope is taken at.
+        ahead_seen: Gram matrix times it.
+        bias: Biases of the last point, (R, 1, K).
+        ahead_bias: Biases of the point ahead.
+        age: Grows with the steps since the last restart, (R, 1, 1).
+    """
+
+    parts: Tensor
+    seen: Tensor
+    ahead: Tensor
+    ahead_seen: Tensor
+    bias: Tensor
+    ahead_bias: Tensor
+    age: Tensor
+
+    @classmethod
+    def start(cls, like: Tensor) -> _Walk:
+        """Returns the beginning, at zero."""
+        zero, bias = torch.zeros_like(like), like.new_zeros(len(like), 1, like.shape[2])
+        return cls(zero, zero, zero, zero, bias, bias, like.new_ones(len(like), 1, 1))
+
+    def take(self, runs: Tensor) -> _Walk:
+        """Returns some of the runs."""
+        return _Walk(*(getattr(self, entry.name)[runs] for entry in fields(self)))
+
+    def step(self, step: Tensor, slope: Tensor, slope_seen: Tensor, slope_bias: Tensor) -> _Walk:
+        """Goes downhill; a run that has gone uphill since its last point starts anew."""
+        new, new_seen = self.ahead - step * slope, self.ahead_seen - step * slope_seen
+        new_bias = self.ahead_bias - step * slope_bias
+        moved, moved_seen, moved_bias = new - self.parts, new_seen - self.seen, new_bias - self.bias
+        uphill = (slope * moved_seen).sum((1, 2)) + (slope_bias * moved_bias).sum((1, 2)) > 0
+        age = torch.where(uphill[:, None, None], torch.ones_like(self.age), self.age)
+        older = (1 + (1 + 4 * age**2).sqrt()) / 2
+        push = torch.where(uphill[:, None, None], torch.zeros_like(age), (age - 1) / older)
+        ahead, ahead_seen = new + push * moved, new_seen + push * moved_seen
+        return _Walk(new, new_seen, ahead, ahead_seen, new_bias, new_bias + push * moved_bias, older)
 
 
 class LinearProbe(SolvedMethod):
@@ -71,28 +116,40 @@ class LinearProbe(SolvedMethod):
         root = each.sqrt()
         curvature = torch.linalg.eigvalsh(root[:, :, None] * (gram + 1.0) * root[:, None, :])[:, -1]
         step = 1.0 / (0.5 * curvature + 1.0)[:, None, None]
-        parts = torch.zeros_like(truth)
-        bias = truth.new_zeros(len(truth), 1, truth.shape[2])
-        ahead, ahead_bias = parts, bias
-        age = truth.new_ones(len(truth), 1, 1)
-        for _ in range(self.settings.iterations):
-            excess = each[..., None] * ((gram @ ahead + ahead_bias).softmax(dim=-1) - truth)
-            slope, slope_bias = excess + ahead, excess.sum(dim=1, keepdim=True)
-            steepest = torch.maximum((gram @ slope).abs().amax((1, 2)), slope_bias.abs().amax((1, 2)))
-            if bool((steepest < self.settings.tolerance).all()):
-                return ahead, ahead_bias[:, 0]
-            new, new_bias = ahead - step * slope, ahead_bias - step * slope_bias
-            moved, moved_bias = new - parts, new_bias - bias
-            uphill = (slope * (gram @ moved)).sum((1, 2)) + (slope_bias * moved_bias).sum((1, 2)) > 0
-            age = torch.where(uphill[:, None, None], torch.ones_like(age), age)
-            older = (1 + (1 + 4 * age**2).sqrt()) / 2
-            push = torch.where(uphill[:, None, None], torch.zeros_like(age), (age - 1) / older)
-            ahead, ahead_bias = new + push * moved, new_bias + push * moved_bias
-            parts, bias, age = new, new_bias, older
-        run = int(steepest.argmax())
+        live = torch.arange(len(truth), device=truth.device)
+        found = torch.zeros_like(truth)
+        found_bias = truth.new_zeros(len(truth), truth.shape[2])
+        new = torch.zeros_like(truth)
+        walk = _Walk(
+            new, new, new, new, found_bias[:, None], found_bias[:, None], truth.new_ones(len(truth), 1, 1)
+        )
+        for iteration in range(self.settings.iterations):
+            seen = (walk.ahead_seen + walk.ahead_bias).softmax(dim=-1)
+            excess = each[..., None] * (seen - truth)
+            slope, slope_bias = excess + walk.ahead, excess.sum(dim=1, keepdim=True)
+            slope_seen = gram @ slope
+            steepness = ((slope * slope_seen).sum((1, 2)) + slope_bias.pow(2).sum((1, 2))).sqrt()
+            if iteration % 10 == 0:
+                done = steepness < self.settings.tolerance
+                if bool(done.any()):
+                    found[live[done]], found_bias[live[done]] = walk.ahead[done], walk.ahead_bias[done, 0]
+                    if bool(done.all()):
+                        return found, found_bias
+                    keep = ~done
+                    live, gram, truth, each, step = (
+                        live[keep],
+                        gram[keep],
+                        truth[keep],
+                        each[keep],
+                        step[keep],
+                    )
+                    slope, slope_bias, slope_seen = slope[keep], slope_bias[keep], slope_seen[keep]
+                    walk = walk.take(keep)
+            walk = walk.step(step, slope, slope_seen, slope_bias)
+        run = int(live[int(steepness.argmax())])
         raise GlomflowError(
             f"linear_probe, {names[run]}: no minimum within {self.settings.iterations} iterations (gradient "
-            f"{float(steepest[run]):.1e}); lower l2 ({self.settings.l2}) or raise iterations or tolerance"
+            f"{float(steepness.max()):.1e}); lower l2 ({self.settings.l2}) or raise iterations or tolerance"
         )
 
     def logits(self, state: State, features: Tensor, text: ClassText) -> Tensor:
