@@ -73,7 +73,7 @@ class ConchImages(nn.Module):
 
         vision, dim = settings["vision_cfg"], int(settings["embed_dim"])
         width, heads = int(vision["width"]), int(vision["attn_pooler_heads"])
-        self.trunk = VisionTransformer(
+        trunk: Any = VisionTransformer(
             img_size=vision["image_size"],
             patch_size=vision["patch_size"],
             embed_dim=width,
@@ -81,7 +81,8 @@ class ConchImages(nn.Module):
             num_heads=vision["num_heads"],
             num_classes=0,
         )
-        self.trunk.blocks = nn.ModuleList(self.trunk.blocks)
+        trunk.blocks = nn.ModuleList(trunk.blocks)
+        self.trunk: Any = trunk
         self.attn_pool_contrast = AttentionalPooler(dim, width, heads, int(vision["n_queries_contrast"]))
         self.ln_contrast = nn.LayerNorm(dim)
         self.proj_contrast = nn.Parameter(width**-0.5 * torch.randn(dim, dim))
