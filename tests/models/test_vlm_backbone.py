@@ -16,7 +16,7 @@ from glomflow.files import sha256_file
 from glomflow.models.torchvision_compat import import_torchvision
 from glomflow.models.vlm.backbone import attention_projections, load_backbone
 from glomflow.models.vlm.open_clip_backbone import build_model
-from glomflow.models.vlm.preprocessing import Preprocessing, preprocessing_of
+from glomflow.models.vlm.preprocessing import Preprocessing, preprocessing_of, resize, resize_floats
 
 import_torchvision()
 open_clip = pytest.importorskip("open_clip")
@@ -141,6 +141,19 @@ def test_preprocessing_is_the_librarys_own(height: int, width: int, mode: str) -
     levels = (ours - expected).abs() * torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None] * 255
     assert float(levels.max()) < 1.01
     assert float((levels > 0.01).float().mean()) < 0.05
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(32, 40), (90, 20), (130, 140)])
+def test_bytes_and_floats_are_resized_as_pil_does(size: tuple[int, int], interpolation: str) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 90, 70, 3), dtype=np.uint8)
+    how = Image.Resampling[interpolation.upper()]
+    expected = np.stack([np.asarray(Image.fromarray(each).resize(size[::-1], how)) for each in images])
+    planes = torch.from_numpy(images).permute(0, 3, 1, 2)
+    for function in (resize, resize_floats):
+        found = function(planes, size, interpolation).permute(0, 2, 3, 1).int().numpy()
+        assert int(np.abs(found - expected).max()) <= (2 if size[0] > 90 else 1)
+        assert float((found != expected).mean()) < 0.02
 
 
 def test_crops_of_another_type_are_refused() -> None:
