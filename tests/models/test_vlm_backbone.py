@@ -191,6 +191,43 @@ def test_offline_refuses_downloads_and_says_what_to_set(
             load_backbone("small", section, offline=True)
 
 
+def test_hub_repositories_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    section = VlmBackbone(weights="hub:owner/name", architecture="conch_ViT-B-16", access="Ask A. Owner.")
+    for error, message in (
+        (GatedRepoError.__new__(GatedRepoError), r"is gated; ask .* https://huggingface\.co/owner/name"),
+        (LocalEntryNotFoundError("no network"), r"owner/name cannot be reached; try again"),
+        (EntryNotFoundError("no file"), r"has none of pytorch_model\.bin"),
+        (OSError("no route"), r"cannot be had \(no route\)"),
+    ):
+
+        def download(*_: object, error: Exception = error) -> str:
+            raise error
+
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+        with pytest.raises(GlomflowError, match=rf"backbones\.small\.weights: .*{message}.*Ask A\. Owner\."):
+            load_backbone("small", section, offline=False)
+
+
+def test_the_layout_of_a_hub_repository_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    (tmp_path / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": CLIP, "preprocess_cfg": {"mean": [0.1, 0.2, 0.3], "resize_mode": "squash"}})
+    )
+    model = build_model(CLIP)
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(state, tmp_path / "open_clip_model.safetensors")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda _, name: str(tmp_path / name))
+    ours = load_backbone("small", VlmBackbone(weights="hub:owner/name"), offline=True)
+    assert torch.equal(ours.vision.visual.proj, model.visual.proj)
+    assert ours.preprocessing.mean == (0.1, 0.2, 0.3)
+    assert ours.preprocessing.resize == "squash"
+
+
 def test_an_unknown_tag_is_answered_with_those_there_are() -> None:
     given = VlmBackbone(architecture="ViT-B-16", weights="pretrained:nothing")
     with pytest.raises(GlomflowError, match=r"no weights 'nothing' of ViT-B-16; it has openai"):
