@@ -262,9 +262,7 @@ FEW_SHOT: Schema = {
     "predicted": Column("string", "class of highest probability"),
     "own_cosine": Column("float64", "cosine between image and its class's text; missing without a text"),
     "cosine_gap": Column("float64", "the same less the mean cosine to the other classes; or missing"),
-    "silhouette": Column(
-        "float64", "silhouette of the adapted feature among the test crops; or missing"
-    ),
+    "silhouette": Column("float64", "silhouette of the adapted feature among the test crops; or missing"),
 }
 """One row per method, shots, run and test crop; plus ``p_<class>`` columns."""
 

@@ -361,33 +361,55 @@ def missing_curve(missing: pd.DataFrame, labels: Mapping[str, str], *, chance: f
     """
     part = missing[missing["metric"] == "accuracy"].sort_values("rate")
     curves = {name: part[part["model"] == name] for name in labels if name in set(part["model"])}
-    together = len(curves) <= _TOGETHER
-    if together:
-        figure, (axes,) = style.new_figure(style.WIDTH * 0.68, 3.3)
-        panels = [axes] * len(curves)
-        figure.supxlabel("rate at which each modality is missing", fontsize=8.5)
-    else:
-        figure, panels = _panels(len(curves))
-        figure.supxlabel("rate at which each modality is missing; dashes: the first model", fontsize=8.5)
-    figure.supylabel("accuracy", fontsize=8.5)
-    for index, (axes, (model, rows)) in enumerate(zip(panels, curves.items(), strict=True)):
-        place = index if together else 0
-        tone = style.colour(place)
-        axes.fill_between(rows["rate"], rows["lower"], rows["upper"], color=tone, alpha=0.12, linewidth=0)
-        line = {"color": tone, "linestyle": style.dashes(place), "label": labels[model]}
-        axes.plot(rows["rate"], rows["value"], marker=style.marker(place), **line)
-        if not together:
-            first = next(iter(curves.values()))
-            axes.plot(first["rate"], first["value"], color=style.MUTED, linewidth=1, linestyle=(0, (4, 2)))
-            axes.set_title(labels[model].replace(" (", "\n("))
-    for axes in dict.fromkeys(panels):
+    words = "rate at which each modality is missing", "accuracy"
+    figure, panels = _curves(curves, labels, ("rate", "value"), words)
+    for axes in panels:
         if chance is not None:
             axes.axhline(chance, color=style.MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
         _shares(axes, x=True)
-        axes.grid(axis="y")
-    if together:
-        figure.legend(loc="outside upper left", ncols=2)
     return figure
+
+
+def _curves(
+    curves: Mapping[str, pd.DataFrame],
+    labels: Mapping[str, str],
+    columns: tuple[str, str],
+    words: tuple[str, str],
+) -> tuple[Figure, list[Axes]]:
+    """Draws curves with interval bands in one panel, or where they are too many each in its own.
+
+    Args:
+        curves: By name, the rows of a curve in order, with ``lower`` and ``upper``.
+        labels: What to call each.
+        columns: Columns of the abscissa and of the ordinate.
+        words: What to call these.
+
+    Returns:
+        The figure and its panels; in each of many, the first curve is dashed for comparison.
+    """
+    together = len(curves) <= _TOGETHER
+    if together:
+        figure, (only,) = style.new_figure(style.WIDTH * 0.68, 3.3)
+        panels = [only] * len(curves)
+    else:
+        figure, panels = _panels(len(curves))
+    figure.supxlabel(words[0] + ("" if together else "; dashes: the first"), fontsize=8.5)
+    figure.supylabel(words[1], fontsize=8.5)
+    across, up = columns
+    for index, (axes, (name, rows)) in enumerate(zip(panels, curves.items(), strict=True)):
+        place = index if together else 0
+        tone = style.colour(place)
+        axes.fill_between(rows[across], rows["lower"], rows["upper"], color=tone, alpha=0.12, linewidth=0)
+        line = {"color": tone, "linestyle": style.dashes(place), "label": labels[name]}
+        axes.plot(rows[across], rows[up], marker=style.marker(place), **line)
+        axes.grid(axis="y")
+        if not together:
+            first = next(iter(curves.values()))
+            axes.plot(first[across], first[up], color=style.MUTED, linewidth=1, linestyle=(0, (4, 2)))
+            axes.set_title(labels[name].replace(" (", "\n("))
+    if together:
+        figure.legend(loc="outside upper left", ncols=min(max(len(curves), 1), 3))
+    return figure, list(dict.fromkeys(panels))
 
 
 @style.styled
@@ -400,6 +422,9 @@ def few_shot_curves(
 ) -> Figure:
     """Draws a metric over the number of labelled crops per class, with interval bands.
 
+    What needs no labelled crop is a level line. Where methods are too many for one panel each has its own,
+    with the first for comparison.
+
     Args:
         summary: Columns method, shots, metric, mean, lower, upper.
         labels: What to call a method; its order is the order of drawing.
@@ -409,41 +434,36 @@ def few_shot_curves(
     Returns:
         The figure; shots are on a logarithmic axis to base 2.
     """
-    figure, (axes,) = style.new_figure(style.WIDTH * 0.68, 3.3)
-    part = summary[summary["metric"] == metric]
-    methods = [name for name in labels if name in set(part["method"])]
-    for index, method in enumerate(methods):
-        rows = part[part["method"] == method].sort_values("shots")
-        axes.fill_between(
-            rows["shots"], rows["lower"], rows["upper"], color=style.colour(index), alpha=0.16, linewidth=0
-        )
-        axes.plot(
-            rows["shots"],
-            rows["mean"],
-            color=style.colour(index),
-            linestyle=style.dashes(index),
-            marker=style.marker(index),
-            label=labels[method],
-        )
-    if chance is not None:
-        axes.axhline(chance, color=style.MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
-        axes.annotate(
-            "guessing",
-            (1, chance),
-            xycoords=("axes fraction", "data"),
-            xytext=(-3, 3),
-            textcoords="offset points",
-            ha="right",
-            color=style.MUTED,
-            fontsize=7.5,
-        )
-    shots = sorted(part["shots"].unique())
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(shots, [str(value) for value in shots])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("labelled glomeruli per class")
-    axes.set_ylabel(METRIC_NAMES.get(metric, metric))
-    _shares(axes)
-    axes.grid(axis="y")
-    figure.legend(loc="outside upper left", ncols=max(len(methods), 1))
+    part = summary[summary["metric"] == metric].sort_values("shots")
+    learning = part[part["shots"] > 0]
+    levels = part[part["shots"] == 0].set_index("method")["mean"]
+    curves = {
+        name: learning[learning["method"] == name] for name in labels if name in set(learning["method"])
+    }
+    words = "labelled glomeruli per class", METRIC_NAMES.get(metric, metric)
+    figure, panels = _curves(curves, labels, ("shots", "mean"), words)
+    shots = sorted(learning["shots"].unique())
+    for axes in panels:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(shots, [str(value) for value in shots])
+        axes.xaxis.set_minor_locator(NullLocator())
+        for name, level in levels.items():
+            _level(axes, float(level), labels.get(str(name), str(name)))
+        if chance is not None:
+            _level(axes, chance, "guessing")
+        _shares(axes)
     return figure
+
+
+def _level(axes: Axes, height: float, name: str) -> None:
+    axes.axhline(height, color=style.MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
+    axes.annotate(
+        name,
+        (1, height),
+        xycoords=("axes fraction", "data"),
+        xytext=(-3, 3),
+        textcoords="offset points",
+        ha="right",
+        color=style.MUTED,
+        fontsize=7.5,
+    )

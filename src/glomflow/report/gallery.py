@@ -26,7 +26,7 @@ from glomflow.report import (
 )
 from glomflow.report.material import Material, ReportInputs, Store, read_tables
 from glomflow.report.sections_data import lesion_classes
-from glomflow.report.sections_glomeruli import METHODS
+from glomflow.report.words_few_shot import method_labels
 from glomflow.tables import INSTANCES, PREDICTIONS, read_table
 from glomflow.tables_explanations import CONTRIBUTIONS
 
@@ -263,8 +263,7 @@ def _explanation_contributions(material: Material) -> Figure:
 
 def _few_shot_curves(material: Material) -> Figure:
     found = _needed(material.few_shot, "the few-shot summary")
-    methods: list[str] = list(material.config.few_shot.methods)
-    names = {name: METHODS.get(name, name) for name in methods}
+    names = method_labels(material.config)
     return figures_metrics.few_shot_curves(found.metrics, names, chance=1 / found.confusion["true"].nunique())
 
 

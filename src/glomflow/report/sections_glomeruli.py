@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from glomflow.report import tables, tables_results
 from glomflow.report.blocks import Block, KeyFigures, Prose, Section
 from glomflow.report.material import Material
@@ -9,12 +11,13 @@ from glomflow.report.numbers import count, listing, number, p_text, percent, per
 from glomflow.report.sections_data import exclusion_sentences, figure, lesion_classes
 from glomflow.report.sections_diagnosis import confidence, verdict
 from glomflow.report.tables import Record, ends, keyed
+from glomflow.report.words_few_shot import method_labels, method_means
 
-METHODS = {
-    "linear_probe": "linear probe",
-    "colour_texture": "colour and texture",
-}
-"""Methods as a reader calls them."""
+FLOOR = "colour_texture"
+"""The method that all others have to beat."""
+
+_TOLD = 3
+"""Comparisons that the summary tells one by one; of more, those with the floor and with the best."""
 
 HEADLINE_SHOTS = 8
 """Shots that the summary speaks of, or the nearest number that was run."""
@@ -41,7 +44,7 @@ def summary_section(material: Material) -> Section | None:
     classes = [name.replace("_", " ") for name in lesion_classes(material)]
     sentences = [
         f"With {count(shots, 'labelled glomerulus', 'labelled glomeruli')} per class, "
-        f"{_means(material, method)} told {listing(classes)} apart with a balanced accuracy of "
+        f"{method_means(material.config, method)} told {listing(classes)} apart with a balanced accuracy of "
         f"{percent(best['mean'])} ({confidence(material)} interval "
         f"{percent_interval(best['lower'], best['upper'])}; SD over runs {number(best['sd'])}), "
         "on glomeruli of slides that it had not seen. "
@@ -72,17 +75,13 @@ def summary_section(material: Material) -> Section | None:
     return Section("glomeruli-summary", title, blocks)
 
 
-def _means(material: Material, method: str) -> str:
-    means = {
-        "linear_probe": f"a linear probe on features of {material.config.encoder.name}",
-        "colour_texture": "logistic regression on colour and texture",
-    }
-    return means.get(method, method)
-
-
 def _shots(material: Material) -> list[str]:
     found = material.few_shot
     return [] if found is None else [str(value) for value in sorted(found.metrics["shots"].unique())]
+
+
+def _mean(cells: dict[Any, Record], method: str, shots: int) -> float:
+    return float(cells[method, shots, "balanced_accuracy"]["mean"])
 
 
 def _comparison_sentences(material: Material, method: str, shots: int) -> list[str]:
@@ -96,10 +95,13 @@ def _comparison_sentences(material: Material, method: str, shots: int) -> list[s
     ]
     cells = keyed(found.metrics, "method", "shots", "metric")
     sentences = []
+    best = max((row["other"] for row in rows), key=lambda name: _mean(cells, name, shots), default="")
     for row in rows:
+        if len(rows) > _TOLD and row["other"] not in {FLOOR, best}:
+            continue
         other = cells[row["other"], shots, "balanced_accuracy"]
         said = verdict(row, 1 - material.config.evaluation.confidence, "slides")
-        subject = _means(material, row["other"])
+        subject = method_means(material.config, row["other"])
         sentences.append(
             f"{subject[0].upper()}{subject[1:]} reached {percent(other['mean'])}: "
             f"a difference of {points_interval(*ends(row, 'difference'))}, "
@@ -123,9 +125,13 @@ def few_shot_section(material: Material) -> Section | None:
             "of a slide resemble each other."
         ),
         *figure(material, "few_shot_curves"),
-        tables_results.few_shot_table(found.metrics, METHODS),
+        tables_results.few_shot_table(found.metrics, method_labels(material.config)),
     ]
     if len(found.comparisons):
-        blocks.append(tables_results.few_shot_comparison_table(found.comparisons, METHODS))
+        blocks.append(
+            tables_results.few_shot_comparison_table(found.comparisons, method_labels(material.config))
+        )
+    space = tables_results.few_shot_space_table(found.metrics, method_labels(material.config))
+    blocks += [space] if space else []
     blocks += figure(material, "few_shot_confusion")
     return Section("few-shot", "Lesions from few labelled glomeruli", blocks)

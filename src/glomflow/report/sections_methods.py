@@ -6,6 +6,7 @@ from glomflow.config import DEFAULT_ENCODER, Encoder, Model
 from glomflow.report.blocks import Block, Bullets, Heading, Section
 from glomflow.report.material import Material
 from glomflow.report.numbers import listing, percent, thousands
+from glomflow.report.words_few_shot import method_labels
 from glomflow.report.words_models import (
     KINDS,
     attention_words,
@@ -92,11 +93,23 @@ def _few_shot_method(material: Material) -> tuple[str, str]:
     inputs, rest = ("features" if "linear_probe" in settings.methods else floor), ""
     if len(settings.methods) > 1:
         rest = f"; the same recipe on {floor} is the floor that features have to beat"
+    if settings.adapted:
+        rest += f". Vision-language models on the same draws: {_adapted(material)}"
     text = (
         f"logistic regression (L2, C = {settings.l2:g}, classes weighted equally) on {inputs} "
         f"standardised by the training slides and scaled to unit length{rest}."
     )
     return "Few labelled glomeruli", text
+
+
+def _adapted(material: Material) -> str:
+    """Says how the vision-language models were adapted."""
+    few_shot, labels = material.config.few_shot, method_labels(material.config)
+    parts = []
+    for name, model in few_shot.adapted.items():
+        chosen = ", epochs or settings chosen on validation slides" if model.selection == "validation" else ""
+        parts.append(f"{labels[name]} (settings {model.preset}{chosen})")
+    return listing(parts)
 
 
 def _intervals(material: Material) -> tuple[str, str]:

@@ -271,6 +271,42 @@ def few_shot_table(metrics: pd.DataFrame, methods: dict[str, str]) -> Table:
     )
 
 
+def few_shot_space_table(metrics: pd.DataFrame, methods: dict[str, str]) -> Table | None:
+    """Lists what calibration and the shared space of images and texts look like, at most shots.
+
+    Returns:
+        The table, or None if no method has a shared space.
+    """
+    cells = keyed(metrics, "method", "shots", "metric")
+    rows = []
+    for method in metrics["method"].unique():
+        shots = int(metrics.loc[metrics["method"] == method, "shots"].max())
+        if (method, shots, "silhouette") not in cells:
+            continue
+        names = ("ece", "brier", "decision_margin", "alignment", "similarity_gap", "silhouette")
+        found = [cells.get((method, shots, name)) for name in names]
+        told = [interval(*ends(row, "mean")) if row else "–" for row in found]
+        rows.append((methods.get(method, text(method)), str(shots), *told))
+    if not rows:
+        return None
+    return Table(
+        caption="Calibration and the space that images and texts share, at the largest number of shots.",
+        headers=(
+            "method",
+            "shots",
+            "calibration error",
+            "Brier",
+            "margin",
+            "alignment",
+            "similarity gap",
+            "silhouette",
+        ),
+        rows=rows,
+        note="Margin: highest less second probability. Alignment: cosine between a glomerulus and the text "
+        "of its class; gap: that less the mean cosine to the other classes. Silhouette: of adapted features.",
+    )
+
+
 def few_shot_comparison_table(comparisons: pd.DataFrame, methods: dict[str, str]) -> Table:
     """Lists the difference between methods in balanced accuracy, by number of shots."""
     part = comparisons[comparisons["metric"] == "balanced_accuracy"]
