@@ -16,7 +16,7 @@ from glomflow.files import sha256_file
 from glomflow.models.torchvision_compat import import_torchvision
 from glomflow.models.vlm.backbone import attention_projections, load_backbone
 from glomflow.models.vlm.open_clip_backbone import build_model
-from glomflow.models.vlm.preprocessing import Preprocessing, preprocessing_of
+from glomflow.models.vlm.preprocessing import Preprocessing, preprocessing_of, resize, resize_floats
 
 import_torchvision()
 open_clip = pytest.importorskip("open_clip")
@@ -110,6 +110,15 @@ def test_tokens_are_the_librarys_own(tmp_path: Path) -> None:
     assert torch.equal(ours.tokenise(TEXTS), open_clip.SimpleTokenizer(context_length=24)(TEXTS))
 
 
+@pytest.mark.parametrize("layout", ["clip", "custom"])
+def test_what_fills_a_text_up_changes_nothing(layout: str, tmp_path: Path) -> None:
+    ours = load(tmp_path, LAYOUTS[layout])
+    tokens = ours.tokenise(TEXTS)
+    used = int(tokens.argmax(dim=1).max()) + 1
+    assert used < tokens.shape[1]
+    torch.testing.assert_close(ours.text(tokens[:, :used]), ours.text(tokens), rtol=1e-5, atol=1e-5)
+
+
 def test_a_prompt_that_is_too_long_is_named(tmp_path: Path) -> None:
     ours = load(tmp_path, CLIP)
     text = "a glomerulus " * 12
@@ -141,6 +150,19 @@ def test_preprocessing_is_the_librarys_own(height: int, width: int, mode: str) -
     levels = (ours - expected).abs() * torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None] * 255
     assert float(levels.max()) < 1.01
     assert float((levels > 0.01).float().mean()) < 0.05
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(32, 40), (90, 20), (130, 140)])
+def test_bytes_and_floats_are_resized_as_pil_does(size: tuple[int, int], interpolation: str) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 90, 70, 3), dtype=np.uint8)
+    how = Image.Resampling[interpolation.upper()]
+    expected = np.stack([np.asarray(Image.fromarray(each).resize(size[::-1], how)) for each in images])
+    planes = torch.from_numpy(images).permute(0, 3, 1, 2)
+    for function in (resize, resize_floats):
+        found = function(planes, size, interpolation).permute(0, 2, 3, 1).int().numpy()
+        assert int(np.abs(found - expected).max()) <= (2 if size[0] > 90 else 1)
+        assert float((found != expected).mean()) < 0.02
 
 
 def test_crops_of_another_type_are_refused() -> None:
@@ -176,6 +198,43 @@ def test_offline_refuses_downloads_and_says_what_to_set(
         section = VlmBackbone.model_validate(given | {"weights": weights})
         with pytest.raises(GlomflowError, match=r"run\.offline.*The model is free\."):
             load_backbone("small", section, offline=True)
+
+
+def test_hub_repositories_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    section = VlmBackbone(weights="hub:owner/name", architecture="conch_ViT-B-16", access="Ask A. Owner.")
+    for error, message in (
+        (GatedRepoError.__new__(GatedRepoError), r"is gated; ask .* https://huggingface\.co/owner/name"),
+        (LocalEntryNotFoundError("no network"), r"owner/name cannot be reached; try again"),
+        (EntryNotFoundError("no file"), r"has none of pytorch_model\.bin"),
+        (OSError("no route"), r"cannot be had \(no route\)"),
+    ):
+
+        def download(*_: object, error: Exception = error) -> str:
+            raise error
+
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+        with pytest.raises(GlomflowError, match=rf"backbones\.small\.weights: .*{message}.*Ask A\. Owner\."):
+            load_backbone("small", section, offline=False)
+
+
+def test_the_layout_of_a_hub_repository_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    (tmp_path / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": CLIP, "preprocess_cfg": {"mean": [0.1, 0.2, 0.3], "resize_mode": "squash"}})
+    )
+    model = build_model(CLIP)
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(state, tmp_path / "open_clip_model.safetensors")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda _, name: str(tmp_path / name))
+    ours = load_backbone("small", VlmBackbone(weights="hub:owner/name"), offline=True)
+    assert torch.equal(ours.vision.visual.proj, model.visual.proj)
+    assert ours.preprocessing.mean == (0.1, 0.2, 0.3)
+    assert ours.preprocessing.resize == "squash"
 
 
 def test_an_unknown_tag_is_answered_with_those_there_are() -> None:

@@ -119,6 +119,9 @@ def test_everything_wrong_with_a_folder_is_told_at_once(tmp_path: Path) -> None:
     assert "2 problems" in str(caught.value)
     assert "a.txt is missing: prompts of the class a" in str(caught.value)
     assert "d.txt belongs to no class; the classes' files are a.txt, b_c.txt" in str(caught.value)
+    (tmp_path / "d.txt").unlink()
+    with pytest.raises(GlomflowError, match=r"b_c\.txt stands for the classes b c and b_c; rename one"):
+        read_prompts(label_set(classes={"b c": {}, "b_c": {}}, folder=str(tmp_path)))
     with pytest.raises(GlomflowError, match="there is no folder"):
         read_prompts(label_set(folder=str(tmp_path / "nowhere")))
 

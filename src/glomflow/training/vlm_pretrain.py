@@ -150,9 +150,10 @@ def augment(images: Tensor, generator: torch.Generator, stain: float) -> Tensor:
         (B, S, S, 3) uint8.
     """
     changed = augment_batch(images, generator, stain)
-    for change in (lambda x: x.flip(1), lambda x: x.flip(2), lambda x: x.transpose(1, 2)):
-        chosen = torch.rand(len(changed), generator=generator) < 0.5
-        changed = torch.where(chosen[:, None, None, None], change(changed), changed)
+    chosen = torch.rand(3, len(changed), 1, 1, 1, generator=generator) < 0.5
+    changed = torch.where(chosen[0], changed.flip(1), changed)
+    changed = torch.where(chosen[1], changed.flip(2), changed)
+    changed = torch.where(chosen[2], changed.transpose(1, 2), changed)
     return changed
 
 
@@ -181,7 +182,7 @@ def zero_shot(backbone: Backbone, crops: CaptionedCrops, *, seed: int) -> dict[s
     images = torch.from_numpy(crops.images)
     with torch.no_grad():
         features = torch.cat(
-            [backbone.image_features(backbone.preprocess(part)) for part in images.split(64)]
+            [backbone.image_features(backbone.preprocess(part)) for part in torch.split(images, 64)]
         )
     predicted = (features @ text.T).argmax(dim=1).numpy()
     right = predicted == crops.lesions
@@ -217,7 +218,8 @@ def _drawn(settings: VlmPretraining, part: Any, threads: int) -> CaptionedCrops:
 def _fit(model: Any, backbone: Backbone, crops: CaptionedCrops, settings: VlmPretraining) -> list[float]:
     """Trains the model in place; returns the mean loss of each epoch."""
     images, labels = torch.from_numpy(crops.images), torch.from_numpy(crops.lesions)
-    steps = len(images) // settings.batch_size
+    size = settings.batch_size
+    steps = len(images) // size
     optimiser = _optimiser(model, settings)
     history = []
     model.requires_grad_(True).train()
@@ -225,7 +227,7 @@ def _fit(model: Any, backbone: Backbone, crops: CaptionedCrops, settings: VlmPre
         for epoch in range(settings.epochs):
             order = torch.from_numpy(shuffled(len(images), settings.seed, "vlm pretraining", epoch))
             total = torch.zeros(())
-            for step, rows in enumerate(order[: steps * settings.batch_size].split(settings.batch_size)):
+            for step, rows in enumerate(torch.split(order[: steps * size], size)):
                 done = (epoch * steps + step) / (settings.epochs * steps)
                 _set_rate(optimiser, settings.learning_rate, done)
                 seed = derive_seed(settings.seed, "vlm pretraining", epoch, step)
@@ -256,9 +258,11 @@ def _loss(
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     texts = [drop_words(caption, rng, settings.word_dropout) for caption in captions]
     pixels = backbone.preprocess(augment(images, generator, settings.stain))
+    tokens = backbone.tokenise(texts)
+    used = int(tokens.argmax(dim=1).max()) + 1  # nothing follows the end token, which is the largest
     return supervised_contrastive(
         backbone.image_features(pixels),
-        backbone.text_features(backbone.tokenise(texts)),
+        backbone.text_features(tokens[:, :used]),
         labels,
         model.logit_scale.exp(),
     )

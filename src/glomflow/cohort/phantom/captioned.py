@@ -116,7 +116,7 @@ def _draw_patient(
     appearances = tuple(PATTERNS)
     site = number % len(SITES)
     appearance = appearances[number // len(SITES) % len(appearances)]
-    lesions = field_rng.permutation((np.arange(glomeruli) + number) % len(LESIONS))
+    lesions = field_rng.permutation((np.arange(glomeruli) + number * glomeruli) % len(LESIONS))
     field = draw_field(field_rng, SITES[site], appearance, [LESIONS[k] for k in lesions])
     smallest = side_um / SITES[site].om_um_per_px
     images = [

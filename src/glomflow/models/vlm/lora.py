@@ -144,14 +144,15 @@ class LoraAttention(nn.Module):
         """
         if need_weights or any(other is not None and other is not query for other in (key, value)):
             raise GlomflowError("LoRA: only self-attention without its weights can be updated")
-        base, count = self.base, query.shape[0]
+        base, (count, length, width) = self.base, query.shape
         packed = functional.linear(query, base.in_proj_weight, base.in_proj_bias)
         if not self.merged:
             inner = {name: part for name, part in self.parts.items() if name != "out"}
             packed = _added(packed, query, inner, self.rows)
-        heads = packed.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        heads = packed.reshape(count, length, 3, self.num_heads, width // self.num_heads)
+        heads = heads.permute(2, 0, 3, 1, 4)
         if attn_mask is not None and attn_mask.ndim == 3:
-            attn_mask = attn_mask.unflatten(0, (count, self.num_heads))
+            attn_mask = attn_mask.reshape(count, self.num_heads, length, length)
         dropped = base.dropout if self.training else 0.0
         seen = functional.scaled_dot_product_attention(
             heads[0], heads[1], heads[2], attn_mask=attn_mask, dropout_p=dropped

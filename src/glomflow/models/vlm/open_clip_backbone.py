@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from glomflow.errors import GlomflowError
 from glomflow.models.torchvision_compat import import_torchvision
-from glomflow.models.vlm.backbone import Backbone, TextTower, Tokeniser, Tower
+from glomflow.models.vlm.backbone import Backbone, Tokeniser, Tower
+from glomflow.models.vlm.conch_backbone import CONCH, SETTINGS, build_conch, is_conch
+from glomflow.models.vlm.open_clip_text import OpenClipText
 from glomflow.models.vlm.preprocessing import preprocessing_of
 from glomflow.models.vlm.weights import Source, State, load_strictly, read_state
 
@@ -98,92 +100,6 @@ class TimmTower(Tower):
         return block(hidden)  # type: ignore[no-any-return]
 
 
-class OpenClipText(TextTower):
-    """open_clip's text transformer, of a CLIP model (which holds its parts) or on its own.
-
-    Args:
-        owner: The ``CLIP`` model or the ``TextTransformer``.
-        pool: How text is pooled.
-        end: Token of the text's end, for ``pool`` eos.
-    """
-
-    def __init__(self, owner: Any, pool: str, end: int | None) -> None:
-        super().__init__()
-        self.transformer = owner.transformer
-        self.token_embedding = owner.token_embedding
-        self.positional_embedding = owner.positional_embedding
-        self.ln_final = owner.ln_final
-        self.text_projection = owner.text_projection
-        self.cls_emb = getattr(owner, "cls_emb", None)
-        self.register_buffer("attn_mask", owner.attn_mask, persistent=False)
-        self.heads = int(owner.transformer.resblocks[0].attn.num_heads)
-        self.pool = pool
-        self.end = -1 if end is None else end
-        self.masks_filling = bool(getattr(owner, "use_pad_mask", False)) or self.cls_emb is not None
-        self.filling = int(getattr(owner, "pad_id", 0))
-        self.corrected = bool(getattr(owner, "correct_cls_mask", False))
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """The transformer blocks."""
-        blocks: nn.ModuleList = self.transformer.resblocks
-        return blocks
-
-    def token_embeddings(self, tokens: Tensor) -> Tensor:
-        """Returns the embeddings of tokens, without positions."""
-        embeddings: Tensor = self.token_embedding(tokens)
-        return embeddings
-
-    def embedded(self, embeddings: Tensor) -> Tensor:
-        """Adds the class token, if the model has one, and positions."""
-        if self.cls_emb is not None:
-            last = self.cls_emb.expand(embeddings.shape[0], 1, -1)
-            embeddings = torch.cat([embeddings, last], dim=1)
-        hidden: Tensor = embeddings + self.positional_embedding[: embeddings.shape[1]]
-        return hidden
-
-    def head(self, hidden: Tensor, inputs: Tensor | None) -> Tensor:
-        """Takes the state at the text's end (or of the class token) and projects it."""
-        if self.cls_emb is not None:
-            pooled = self.ln_final(hidden[:, -1])
-        else:
-            pooled = self._pooled(self.ln_final(hidden), inputs)
-        if self.text_projection is None:
-            return pooled  # type: ignore[no-any-return]
-        if isinstance(self.text_projection, nn.Linear):
-            return self.text_projection(pooled)  # type: ignore[no-any-return]
-        return pooled @ self.text_projection  # type: ignore[no-any-return]
-
-    def _pooled(self, hidden: Tensor, tokens: Tensor | None) -> Tensor:
-        if self.pool in ("first", "last"):
-            return hidden[:, 0 if self.pool == "first" else -1]
-        if tokens is None:
-            raise GlomflowError("a text tower finds the end of the text in its tokens; pass them to head()")
-        marks = tokens if self.pool == "argmax" else torch.eq(tokens, self.end).int()
-        return hidden[torch.arange(len(hidden), device=hidden.device), marks.argmax(dim=-1)]
-
-    def _mask(self, hidden: Tensor, inputs: Tensor | None) -> Tensor | None:
-        """Masks later tokens, and what fills up the text where the model is told to."""
-        length = hidden.shape[1]
-        buffer: Tensor | None = self.attn_mask  # type: ignore[assignment]
-        causal = None if buffer is None else buffer[:length, :length].to(hidden.dtype)
-        if not self.masks_filling:
-            return causal
-        if inputs is None:
-            raise GlomflowError("this text tower masks by the tokens; pass them to run() as inputs")
-        valid = inputs != self.filling
-        if self.cls_emb is not None:
-            # Published CoCa models shift the mask by one place; newer ones are corrected.
-            one = valid.new_ones(len(valid), 1)
-            valid = torch.cat([valid, one] if self.corrected else [one, valid], dim=1)
-        added = torch.zeros(len(valid), length, length, dtype=hidden.dtype, device=hidden.device)
-        added.masked_fill_(~valid[:, None, :], float("-inf"))
-        return (added if causal is None else added + causal).repeat_interleave(self.heads, dim=0)
-
-    def _block(self, block: nn.Module, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        return block(hidden, attn_mask=mask)  # type: ignore[no-any-return]
-
-
 def build_open_clip(source: Source, phantom: Path | None = None) -> Backbone:
     """Builds a backbone of open_clip.
 
@@ -202,9 +118,13 @@ def build_open_clip(source: Source, phantom: Path | None = None) -> Backbone:
         weights = source.checked(phantom / WEIGHTS_FILE)
     elif source.kind == "hub":
         described = _hub_config(source)
+        if is_conch(described["model_cfg"]):
+            return build_conch(source, described)
         weights = source.checked(source.hub_file(source.argument, _HUB_FILES))
     else:
         described = _named_config(source)
+        if is_conch(described["model_cfg"]):
+            return build_conch(source, described)
         if source.kind == "file":
             weights = source.checked(Path(source.argument))
         elif source.kind == "pretrained":
@@ -348,6 +268,8 @@ def _named_config(source: Source) -> dict[str, Any]:
     name = source.settings.architecture or ""
     if name.endswith(".json"):
         return _json_config(Path(name), source.key("architecture"))
+    if name == CONCH:
+        return {"model_cfg": SETTINGS, "preprocess_cfg": {}}
     open_clip = import_open_clip()
     found = open_clip.get_model_config(name)
     if found is None:

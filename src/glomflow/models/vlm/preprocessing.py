@@ -67,13 +67,8 @@ class Preprocessing:
         """Resizes and cuts (N, 3, H, W) uint8; returns whole numbers from 0 to 255."""
         height, width = int(images.shape[-2]), int(images.shape[-1])
         target = self._target(height, width)
-        # As PIL does: first along rows, then along columns, rounded after each.
-        for size in dict.fromkeys([(height, target[1]), target]):
-            if size != (int(images.shape[-2]), int(images.shape[-1])):
-                images = functional.interpolate(
-                    images.float(), size=size, mode=self.interpolation, antialias=True, align_corners=False
-                )
-                images = images.round_().clamp_(0.0, 255.0)
+        if target != (height, width):
+            images = resize(images, target, self.interpolation)
         return self._centred(images)
 
     def _target(self, height: int, width: int) -> tuple[int, int]:
@@ -99,6 +94,36 @@ class Preprocessing:
             height, width = int(images.shape[-2]), int(images.shape[-1])
         top, left = round((height - size) / 2.0), round((width - size) / 2.0)
         return images[..., top : top + size, left : left + size]
+
+
+def resize(images: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
+    """Resizes 8-bit images as PIL does, within one grey level (enlarged noise: two).
+
+    Args:
+        images: (N, C, H, W) uint8.
+        size: Height and width.
+        interpolation: Of the resizing; reducing averages.
+
+    Returns:
+        (N, C, *size) of whole numbers, 0 to 255: uint8 where a CPU reduces, else float32.
+    """
+    smaller = size[0] <= images.shape[-2] and size[1] <= images.shape[-1]
+    if images.device.type == "cpu" and smaller:  # enlarged bytes are less exact
+        return functional.interpolate(
+            images, size=size, mode=interpolation, antialias=True, align_corners=False
+        )
+    return resize_floats(images, size, interpolation)
+
+
+def resize_floats(images: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
+    """Does the same without a kernel for bytes: along rows, then along columns, rounded after each."""
+    for step in ((int(images.shape[-2]), size[1]), size):
+        if step != (int(images.shape[-2]), int(images.shape[-1])):
+            changed = functional.interpolate(
+                images.float(), size=step, mode=interpolation, antialias=True, align_corners=False
+            )
+            images = changed.add_(0.5).floor_().clamp_(0.0, 255.0)  # halves go up, as in PIL
+    return images.float()
 
 
 def preprocessing_of(size: int, settings: dict[str, Any], source: str) -> Preprocessing:

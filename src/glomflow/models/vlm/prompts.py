@@ -255,6 +255,11 @@ def _read_folder(folder: Path, classes: Sequence[str]) -> dict[str, list[str]]:
         raise GlomflowError(f"{_KEY}.folder: there is no folder {folder}; correct the path")
     files = {file_name(name): name for name in classes}
     problems = [
+        f"{folder / file_name(name)} stands for the classes {name} and {files[file_name(name)]}; rename one"
+        for name in classes
+        if files[file_name(name)] != name
+    ]
+    problems += [
         f"{folder / file} is missing: prompts of the class {name}"
         for file, name in files.items()
         if not (folder / file).is_file()

@@ -72,7 +72,7 @@ class Source:
             GlomflowError: It cannot be had; of a gated repository, the message says where to ask.
         """
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
-        from huggingface_hub.errors import EntryNotFoundError, GatedRepoError
+        from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 
         names = list(files)
         for file in names:
@@ -87,6 +87,8 @@ class Source:
         for file in names:
             try:
                 return Path(hf_hub_download(repository, file))
+            except LocalEntryNotFoundError:
+                self.missing(f"{repository} cannot be reached", "try again, or download it and name the file")
             except EntryNotFoundError:
                 continue
             except GatedRepoError:
