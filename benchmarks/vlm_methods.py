@@ -45,7 +45,7 @@ from glomflow.models.vlm.open_clip_backbone import build_model, import_open_clip
 from glomflow.models.vlm.prompts import Prompts
 from glomflow.training.vlm_batched import fit
 from glomflow.training.vlm_cache import ActivationCache
-from glomflow.training.vlm_finetune import tune
+from glomflow.training.vlm_finetune import Precision, tune
 from glomflow.training.vlm_optimiser import learning_rate
 
 CLASSES = ("atubular", "globally_sclerotic", "ischaemic", "segmentally_sclerotic", "viable")
@@ -246,7 +246,13 @@ class Published:
 
 
 def ours(
-    method: Any, files: Files, shots: Shots, test: NDArray[np.int64], load: Loader, folder: Path
+    method: Any,
+    files: Files,
+    shots: Shots,
+    test: NDArray[np.int64],
+    load: Loader,
+    folder: Path,
+    precision: Precision,
 ) -> list[NDArray[np.float64]]:
     """Trains all runs; returns the test images' probabilities of each."""
     backbone = load()
@@ -265,7 +271,7 @@ def ours(
         block = method.cut(backbone).vision
         assert block is not None
         hidden = cache.hidden(backbone, files, block, wanted)
-        runs = tune(method, backbone, hidden, own, PROMPTS, selection="validation")
+        runs = tune(method, backbone, hidden, own, PROMPTS, selection="validation", precision=precision)
         return [run.predict(hidden, place[test])[0].double().softmax(dim=1).numpy() for run in runs]
     table = cache.features(backbone, files, wanted).to(backbone.logit_scale.device)
     fitted = fit(method, table, own, class_text(PROMPTS, backbone), selection="validation")
@@ -330,6 +336,7 @@ def main() -> None:
     parser.add_argument("--edge", type=int, default=1024, help="edge of the images, px")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of ours")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, small images, few epochs")
     arguments = parser.parse_args()
     if arguments.tiny:
@@ -364,7 +371,9 @@ def main() -> None:
         for method_name in arguments.methods:
             method = method_of(method_name, arguments.preset, arguments.epochs, depth)
             cache = folder / f"cache_{method_name}"
-            mine, fast = timed(lambda m=method, c=cache: ours(m, files, shots, test, load, c))
+            mine, fast = timed(
+                lambda m=method, c=cache: ours(m, files, shots, test, load, c, arguments.precision)
+            )
             theirs, slow = timed(
                 lambda m=method: [
                     Published(m, files, shots.take([run]), test, load).scores() for run in range(shots.runs)

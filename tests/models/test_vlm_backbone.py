@@ -110,6 +110,15 @@ def test_tokens_are_the_librarys_own(tmp_path: Path) -> None:
     assert torch.equal(ours.tokenise(TEXTS), open_clip.SimpleTokenizer(context_length=24)(TEXTS))
 
 
+@pytest.mark.parametrize("layout", ["clip", "custom"])
+def test_what_fills_a_text_up_changes_nothing(layout: str, tmp_path: Path) -> None:
+    ours = load(tmp_path, LAYOUTS[layout])
+    tokens = ours.tokenise(TEXTS)
+    used = int(tokens.argmax(dim=1).max()) + 1
+    assert used < tokens.shape[1]
+    torch.testing.assert_close(ours.text(tokens[:, :used]), ours.text(tokens), rtol=1e-5, atol=1e-5)
+
+
 def test_a_prompt_that_is_too_long_is_named(tmp_path: Path) -> None:
     ours = load(tmp_path, CLIP)
     text = "a glomerulus " * 12

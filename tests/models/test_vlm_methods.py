@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from glomflow.errors import GlomflowError
 from glomflow.models.vlm.methods.base import ClassText, Problem, Recipe, Rows, class_text
-from glomflow.models.vlm.methods.registry import FEATURE_METHODS, feature_method
+from glomflow.models.vlm.methods.registry import FEATURE_METHODS, TUNED_METHODS, feature_method, tuned_method
 from glomflow.models.vlm.tokens import shortened
 from vlm_fake import NAMES, PROMPTS, FakeBackbone, clusters, make_shots
 
@@ -176,8 +177,9 @@ def test_published_settings() -> None:
 
 
 def test_every_method_names_its_source() -> None:
-    for name in FEATURE_METHODS:
-        assert any(year in type(feature_method(name)).__doc__ for year in ("20", "arXiv")), name
+    methods = [feature_method(name) for name in FEATURE_METHODS]
+    for method in [*methods, *(tuned_method(name) for name in TUNED_METHODS)]:
+        assert re.search(r"arXiv \d{4}\.\d{5}|ICML \d{4}", type(method).__doc__), method.name
 
 
 def test_unknown_names() -> None:

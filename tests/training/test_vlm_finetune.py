@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from glomflow.errors import DivergedError, GlomflowError
+from glomflow.evaluation.metrics import macro_auc
 from glomflow.models.vlm.losses import balanced_batches, contrastive_loss, shuffled_batches
 from glomflow.models.vlm.methods.base import Rows, Shots
 from glomflow.models.vlm.methods.registry import TUNED_METHODS, tuned_method
@@ -168,16 +169,31 @@ def test_only_what_is_above_the_cut_is_run() -> None:
     assert backbone.vision.calls == 3  # one block, one batch (five and the one left over), three epochs
 
 
-def test_early_stopping_keeps_the_best() -> None:
-    recipe = {"epochs": 30, "lr": 1e-2, "patience": 3}
-    method = method_of("vanilla", recipe=recipe)
-    found = tuned(method, selection="validation")
-    for run, own in enumerate(found):
-        assert own.epochs < 30
-        assert 0.5 < own.score <= 1.0
-        same = method_of("vanilla", recipe={**recipe, "schedule": "constant"})
-        assert same.settings.recipe.schedule == "constant"
-        assert own.name == SHOTS.names[run]
+@pytest.mark.parametrize("name", ["vanilla", "lora"])
+def test_early_stopping_keeps_the_best(name: str) -> None:
+    recipe = {"epochs": 30, "lr": 1e-2, "patience": 3, "schedule": "constant"}
+    for run, own in enumerate(tuned(method_of(name, recipe=recipe), selection="validation")):
+        assert 0 < own.epochs < 30
+        rows = SHOTS.validation.take(slice(run, run + 1))
+        held = rows.rows[rows.mask].numpy()
+        logits, _, _ = own.predict(activations(own.backbone, own.method), held)
+        area = macro_auc(LABELS[held].numpy(), logits.double().softmax(dim=1).numpy())
+        assert own.score == pytest.approx(float(area))
+        shorter = method_of(name, recipe={**recipe, "epochs": own.epochs})
+        again = tuned(shorter, SHOTS.take([run]))[0]
+        assert all(same_bits(value, again.state[key]) for key, value in own.state.items())
+
+
+@pytest.mark.parametrize("name", TUNED_METHODS)
+def test_bfloat16_is_near(name: str) -> None:
+    backbone, method = FakeBackbone(), method_of(name, recipe={"epochs": 2, "lr": 1e-3})
+    hidden = activations(backbone, method)
+    found = []
+    for precision in ("float32", "bfloat16"):
+        run = next(tune(method, backbone, hidden, SHOTS.take([1]), PROMPTS, precision=precision))
+        assert all(value.dtype == torch.float32 for value in run.state.values())
+        found.append(run.predict(hidden)[0].softmax(dim=1))
+    assert 0 < float((found[0] - found[1]).abs().max()) < 0.1
 
 
 def test_fixed_recipe_does_not_look_at_validation() -> None:
@@ -221,6 +237,8 @@ def test_edges() -> None:
             tuned(method_of(name, recipe={"batch_size": 1}), shots)
         single = method_of(name, recipe={"batch_size": 1, "epochs": 1}, loss="cross_entropy")
         assert torch.isfinite(probabilities(tuned(single, shots)[0])).all()
+        one = Shots(CLASSES, Rows.of([[0, 1, 2]], [[0, 1, 2]]), None, ("run 0, 1 shot",), (1,))
+        assert torch.isfinite(probabilities(tuned(method_of(name), one)[0])).all()
     absent = Shots(CLASSES, Rows.of([[0, 1]], [[0, 1]]), None, ("run 0, 1 shot",), (1,))
     with pytest.raises(GlomflowError, match="run 0, 1 shot: class 'ischaemic' has no shot"):
         tuned(method_of("vanilla"), absent)

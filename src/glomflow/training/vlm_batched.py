@@ -140,6 +140,7 @@ def fit(
     if selection == "fixed":
         shots = replace(shots, validation=None)
     remarks = shots.check()
+    shots = shots.to(table.device)
     text = replace(text, embeddings=text.embeddings.to(table.device, dtype))
     problem = Problem(table.to(dtype), shots, text)
     if isinstance(method, SolvedMethod):

@@ -258,9 +258,11 @@ def _loss(
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     texts = [drop_words(caption, rng, settings.word_dropout) for caption in captions]
     pixels = backbone.preprocess(augment(images, generator, settings.stain))
+    tokens = backbone.tokenise(texts)
+    used = int(tokens.argmax(dim=1).max()) + 1  # nothing follows the end token, which is the largest
     return supervised_contrastive(
         backbone.image_features(pixels),
-        backbone.text_features(backbone.tokenise(texts)),
+        backbone.text_features(tokens[:, :used]),
         labels,
         model.logit_scale.exp(),
     )

@@ -100,6 +100,11 @@ class Shots:
         names, seeds = tuple(self.names[r] for r in runs), tuple(self.seeds[r] for r in runs)
         return Shots(self.classes, parts[0], parts[1], names, seeds)
 
+    def to(self, device: torch.device) -> Shots:
+        """Returns the shots with their rows on a device."""
+        validation = None if self.validation is None else self.validation.to(device)
+        return Shots(self.classes, self.train.to(device), validation, self.names, self.seeds)
+
     def check(self) -> list[str]:
         """Checks what every method needs.
 
