@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
@@ -40,6 +39,18 @@ class StoreRef:
 
 Stores = Mapping[str, Sequence[StoreRef]]
 """Shards per modality (OM, IM, TEM)."""
+
+_SELECTION = pa.schema(
+    {
+        "crop": pa.string(),
+        "row": pa.int64(),
+        "information": pa.float64(),
+        "place": pa.int64(),
+        "shard": pa.int64(),
+    }
+)
+_NONE_SELECTED = _SELECTION.empty_table()
+_ORDER = [("place", "ascending"), ("information", "descending"), ("crop", "ascending")]
 
 STAINED = "OM"
 """The modality whose crops show stains."""
@@ -68,19 +79,19 @@ class Bags:
 
     def __init__(self, stores: Sequence[StoreRef], patients: Sequence[str], *, features: bool) -> None:
         self._arrays = [_open(store, features) for store in stores]
-        places = {patient: place for place, patient in enumerate(patients)}
-        chosen = [_selected(store, shard, places) for shard, store in enumerate(stores)]
-        rows = pd.concat(chosen, ignore_index=True) if chosen else _selection([])
-        rows = rows.sort_values(
-            ["place", "information", "crop"], ascending=[True, False, True], na_position="last"
-        )
-        self.crops: list[str] = rows["crop"].tolist()
-        self._shard = rows["shard"].to_numpy(np.int64)
-        self._row = rows["row"].to_numpy(np.int64)
-        counts = np.bincount(rows["place"].to_numpy(np.int64), minlength=len(patients))
+        names = pa.array(list(patients), pa.string())
+        chosen = [_selected(store, shard, names) for shard, store in enumerate(stores)]
+        rows = pa.concat_tables([_NONE_SELECTED, *chosen])
+        rows = rows.take(pc.sort_indices(rows, sort_keys=_ORDER))
+        self.crops: list[str] = rows["crop"].to_pylist()
+        self._shard = rows["shard"].to_numpy()
+        self._row = rows["row"].to_numpy()
+        counts = np.bincount(rows["place"].to_numpy(), minlength=len(patients))
         ends = np.cumsum(counts)
         steps = np.arange(max(1, int(counts.max(initial=0))))
         self.slots = np.where(steps < counts[:, None], (ends - counts)[:, None] + steps, -1)
+        del chosen, rows
+        pa.default_memory_pool().release_unused()  # else it keeps what reading took
 
         self._held: np.ndarray | None = None
 
@@ -280,21 +291,17 @@ def _open(store: StoreRef, features: bool) -> np.ndarray:
     return array
 
 
-def _selected(store: StoreRef, shard: int, places: Mapping[str, int]) -> pd.DataFrame:
+def _selected(store: StoreRef, shard: int, patients: pa.Array) -> pa.Table:
     """Reads the selected rows of some patients; no more of the table is ever in memory."""
-    wanted = pc.field("selected") & pc.field("patient").isin(pa.array(list(places), pa.string()))
+    wanted = pc.field("selected") & pc.field("patient").isin(patients)
     columns = ["crop", "row", "information", "patient"]
     try:
-        table = pyarrow.parquet.read_table(store.index, columns=columns, filters=wanted)
+        table = pyarrow.parquet.read_table(store.index, columns=columns, filters=wanted, use_threads=False)
     except (OSError, ValueError) as error:
         raise GlomflowError(
             f"table {store.index}: cannot be read ({error}); delete it and run again"
         ) from error
-    chosen: pd.DataFrame = table.to_pandas()
-    chosen["place"] = chosen.pop("patient").map(places).astype("int64")
-    chosen["shard"] = shard
-    return chosen
-
-
-def _selection(rows: list[object]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["crop", "row", "information", "place", "shard"])
+    places = pc.index_in(table["patient"], value_set=patients).cast(pa.int64())
+    information = pc.fill_null(table["information"], math.nan)
+    shards = pa.array(np.full(len(table), shard))
+    return pa.table([table["crop"], table["row"], information, places, shards], schema=_SELECTION)
