@@ -59,7 +59,7 @@ CASES = {
         "weight_decay: 0.2",
         "config: unknown key 'weight_decay'; keys of this name are "
         "imaging.finder.training.weight_decay, diagnosis.training.weight_decay, "
-        "diagnosis.search.weight_decay; move it or delete it",
+        "diagnosis.search.weight_decay, vlm.pretraining.weight_decay; move it or delete it",
     ),
     "nothing near": (
         "diagnosis: {models: {a: {xyz: 1}}}",
@@ -72,7 +72,7 @@ CASES = {
         "stuff: 1",
         "config: unknown key 'stuff'; delete it or use one of the keys of the configuration: run, "
         "cohort, phantom, "
-        "imaging, folds, encoder, encoders, diagnosis, few_shot, evaluation, report",
+        "imaging, folds, encoder, encoders, diagnosis, few_shot, vlm, evaluation, report",
     ),
     "a number as key": (
         "folds: {5: 1}",

@@ -21,6 +21,7 @@ NAME = "NAME"
 _MAX_LINES = 8
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _WORDS = {
+    Any: ("a value", "values"),
     int: ("whole number", "whole numbers"),
     float: ("number", "numbers"),
     str: ("text", "texts"),
@@ -149,6 +150,8 @@ def default_words(field: FieldInfo) -> str:
     default = field.default
     if isinstance(default, BaseModel):
         return ""
+    if field.is_required():
+        return "; needed"
     if isinstance(default, dict):
         return "; default: " + (", ".join(f"`{name}`" for name in default) or "none")
     return "; default: empty" if default is None else f"; default: `{_flow(default)}`"
