@@ -59,7 +59,7 @@ if PHANTOM_VLM:
         output:
             weights=result("vlm/phantom/open_clip_model.safetensors"),
             description=result("vlm/phantom/open_clip_config.json"),
-            report=result("vlm/phantom/pretraining.json"),
+            report=result("vlm/phantom/report.json"),
         log:
             result("logs/pretrain_vlm.log"),
         benchmark:

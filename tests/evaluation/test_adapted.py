@@ -1,16 +1,20 @@
 """Adapted vision-language models on the draws of the few-shot experiment."""
 
+from typing import get_args
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from glomflow.config import Adapted, FewShot
+from glomflow.config import FINE_TUNED, AdaptationMethod, Adapted, FewShot
 from glomflow.errors import GlomflowError
 from glomflow.evaluation.adapted import GEOMETRY, Grid, predict_features, shots_of
 from glomflow.evaluation.draws import draw_shots
 from glomflow.models.vlm.methods.base import ClassText
+from glomflow.models.vlm.methods.registry import FEATURE_METHODS, TUNED_METHODS, feature_method
 from glomflow.models.vlm.prompts import Prompts
+from glomflow.report.words_few_shot import ADAPTATIONS
 from glomflow.tables import FEW_SHOT, probability_columns, write_table
 
 CLASSES = ["normal", "sclerosed"]
@@ -123,6 +127,7 @@ def test_a_pool_is_shared_by_runs_that_do_not_overlap(index) -> None:
     ("change", "message"),
     [
         ({"settings": {"sharpness": 2}}, "'sharpness' is no setting of TipAdapterSettings"),
+        ({"method": "clap", "settings": {"recipe": {"lrr": 1}}}, "'lrr' is no setting of Recipe"),
         ({"preset": "other"}, "tip_adapter: preset 'other' is not known; choose among default"),
         ({"method": "vanilla"}, r"few_shot\.adapted\.tip: vanilla does not train on cached features"),
     ],
@@ -155,3 +160,14 @@ def test_a_crop_without_features_is_named(index) -> None:
 def test_the_configuration_refuses_what_cannot_be_run(keys, message) -> None:
     with pytest.raises(ValueError, match=message):
         FewShot(**keys)
+
+
+def test_a_recipe_is_changed_in_part() -> None:
+    method = feature_method("clap", "default", recipe={"epochs": 3})
+    assert method.settings.recipe.epochs == 3
+    assert method.settings.recipe.lr == feature_method("clap").settings.recipe.lr
+
+
+def test_the_configuration_knows_which_methods_there_are() -> None:
+    assert set(FINE_TUNED) == set(TUNED_METHODS)
+    assert set(get_args(AdaptationMethod)) == {*TUNED_METHODS, *FEATURE_METHODS} == set(ADAPTATIONS)

@@ -8,7 +8,7 @@ runs as one problem: every parameter has R as its leading dimension.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -251,6 +251,18 @@ class State:
                 value[runs] = theirs[name]
 
 
+def _changed(settings: Any, changes: Mapping[str, Any]) -> Any:
+    """Returns a dataclass with some of its values changed."""
+    known = {entry.name for entry in fields(settings)}
+    for name in changes:
+        if name not in known:
+            raise GlomflowError(
+                f"'{name}' is no setting of {type(settings).__name__}; it has {sorted(known)}"
+            )
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
+    return replace(settings, **plain)
+
+
 @dataclass(frozen=True)
 class Settings:
     """Base of the settings of a method."""
@@ -258,16 +270,18 @@ class Settings:
     def but(self, **changes: Any) -> Self:
         """Returns the settings with some changed.
 
+        Args:
+            changes: New values; of ``recipe``, a recipe or a mapping of what is changed in it. Lists become
+                tuples.
+
         Raises:
             GlomflowError: A setting is not known.
         """
-        known = {entry.name for entry in fields(self)}
-        for name in changes:
-            if name not in known:
-                raise GlomflowError(
-                    f"'{name}' is no setting of {type(self).__name__}; it has {sorted(known)}"
-                )
-        return replace(self, **changes)
+        checked = dict(changes)
+        recipe = getattr(self, "recipe", None)
+        if recipe is not None and isinstance(checked.get("recipe"), Mapping):
+            checked["recipe"] = _changed(recipe, checked["recipe"])
+        return _changed(self, checked)
 
 
 @dataclass(frozen=True)
