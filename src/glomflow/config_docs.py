@@ -25,8 +25,9 @@ _INTRODUCTION = f"""# Configuration
 
 Generated from `src/glomflow/config.py` by `python -m glomflow.config_docs`; do not edit.
 
-A key may be left out and then has the default given here, unless it says *needed*. An unknown key or a wrong value stops
-the run before any job starts, with the corrected lines. `{NAME}` stands for a name of your choice.
+A key may be left out and then has the default given here, unless it says *needed*. An unknown key or a
+wrong value stops the run before any job starts, with the corrected lines. `{NAME}` stands for a name of your
+choice.
 """
 
 
