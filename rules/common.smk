@@ -588,6 +588,18 @@ def backbone_inputs(wildcards):
     return files
 
 
+def prompt_files():
+    """The files of a folder of prompts, if the configuration names one."""
+    folder = CONFIG.vlm.labels.folder
+    if folder is None:
+        return []
+    if not Path(folder).is_dir():
+        raise WorkflowError(
+            f"config: vlm.labels.folder: there is no folder {folder}; correct the path"
+        )
+    return sorted(map(str, Path(folder).glob("*.txt")))
+
+
 def vlm_settings(backbone, models=()):
     """What a job of a vision-language model needs of the configuration, and no more."""
     few_shot = CONFIG.few_shot.model_dump(

@@ -113,6 +113,7 @@ if ADAPTED:
             features=result("vlm/{backbone}/features.npy"),
             index=result("vlm/{backbone}/features.parquet"),
             draws=result("few_shot/draws.parquet"),
+            prompts=prompt_files(),
         output:
             predictions=result("few_shot/predictions/{backbone}-{adapted}.parquet"),
             geometry=result("few_shot/geometry/{backbone}-{adapted}.parquet"),
