@@ -7,7 +7,7 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from glomflow.config import Config, Folds, Imaging, Report, Stain
+from glomflow.config import Adapted, Config, Folds, Imaging, Report, Stain
 from glomflow.evaluation.instances import HITS
 from glomflow.evaluation.summary import Summary
 from glomflow.evaluation.summary_schemas import TABLES as SUMMARY_TABLES
@@ -20,7 +20,9 @@ from glomflow.report.numbers import NBSP
 from glomflow.report.page import sections
 from glomflow.report.sections_data import folds_section, split_words, stain_section
 from glomflow.report.sections_diagnosis import favoured_sentences, verdict
+from glomflow.report.sections_glomeruli import few_shot_section
 from glomflow.report.sections_methods import limits, methods_section
+from glomflow.report.words_few_shot import method_labels
 from glomflow.tables import write_table
 
 
@@ -250,3 +252,24 @@ def test_no_deposit_hits_make_no_section(made_up_run, tmp_path):
     write_table(tmp_path / "hits.parquet", pd.DataFrame(), HITS)
     inputs = ReportInputs(deposit_hits=tmp_path / "hits.parquet")
     assert [section.key for section in sections(inputs, made_up_run.config)] == ["methods", "provenance"]
+
+
+def test_adapted_models_are_called_by_method_and_backbone(made_up_run):
+    adapted = {
+        "a": Adapted(method="clap"),
+        "b": Adapted(method="lora", preset="clip"),
+        "c": Adapted(method="lora", selection="validation"),
+    }
+    few_shot = made_up_run.config.few_shot.model_copy(
+        update={"adapted": adapted, "validation_slide_fraction": 0.2}
+    )
+    config = made_up_run.config.model_copy(update={"few_shot": few_shot})
+    labels = method_labels(config)
+    assert list(labels) == ["linear_probe", "colour_texture", "a", "b", "c"]
+    assert (labels["a"], labels["b"], labels["c"]) == ("CLAP (phantom)", "b", "c")
+    material = Material(made_up_run.inputs, config)
+    assert "c chose epochs or settings on 20 % of the slides" in plain(
+        few_shot_section(material).blocks[0].text
+    )
+    text = dict(methods_section(material).blocks[0].items)["Few labelled glomeruli"]
+    assert "CLAP (phantom) (settings default), b (settings clip)" in text

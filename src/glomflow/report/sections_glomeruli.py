@@ -110,6 +110,18 @@ def _comparison_sentences(material: Material, method: str, shots: int) -> list[s
     return sentences
 
 
+def _tuned(material: Material) -> str:
+    """Says on what methods chose their settings."""
+    few_shot, labels = material.config.few_shot, method_labels(material.config)
+    selected = [labels[name] for name, model in few_shot.adapted.items() if model.selection == "validation"]
+    if not selected:
+        return "Nothing is tuned."
+    return (
+        f"{listing(selected)} chose epochs or settings on {percent(few_shot.validation_slide_fraction)} of "
+        "the slides, which are neither trained nor tested on; nothing else is tuned."
+    )
+
+
 def few_shot_section(material: Material) -> Section | None:
     """Few-shot classification of lesions."""
     found = material.few_shot
@@ -120,7 +132,7 @@ def few_shot_section(material: Material) -> Section | None:
         Prose(
             f"In each of {settings.runs} runs, {percent(settings.train_slide_fraction)} of the slides give "
             "the labelled glomeruli, and all glomeruli of the other slides are the test set, the same for "
-            "every method and number of shots. Nothing is tuned. Brackets hold "
+            f"every method and number of shots. {_tuned(material)} Brackets hold "
             f"{confidence(material)} intervals that resample slides and runs together, because glomeruli "
             "of a slide resemble each other."
         ),
