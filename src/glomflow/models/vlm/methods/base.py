@@ -281,7 +281,8 @@ class Settings:
         recipe = getattr(self, "recipe", None)
         if recipe is not None and isinstance(checked.get("recipe"), Mapping):
             checked["recipe"] = _changed(recipe, checked["recipe"])
-        return _changed(self, checked)
+        result: Self = _changed(self, checked)
+        return result
 
 
 @dataclass(frozen=True)
