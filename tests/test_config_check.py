@@ -469,3 +469,33 @@ def test_only_networks_are_explained(named: str, expected: str) -> None:
         load_config(raw)
     raw["diagnosis"]["explanations"]["enabled"] = False
     assert load_config(raw).diagnosis.explained == []
+
+
+DEFAULT = {"few_shot": {"adapted": {"zero": {"method": "zero_shot"}}}}
+
+
+@pytest.mark.parametrize(
+    ("laid_over", "names"),
+    [
+        ({}, ["zero"]),
+        ({"few_shot": {"runs": 3}}, ["zero"]),
+        ({"few_shot": {"adapted": {"mine": {"method": "clap"}}}}, ["mine"]),
+        ({"cohort": {"source": "sheets", "folder": "x"}}, []),
+        (
+            {
+                "cohort": {"source": "sheets", "folder": "x"},
+                "few_shot": {"adapted": {"mine": {"method": "clap"}}},
+            },
+            ["mine"],
+        ),
+    ],
+)
+def test_adapted_models_of_the_default_file_are_the_phantoms(laid_over, names):
+    raw = {
+        "cohort": laid_over.get("cohort", {}),
+        "few_shot": {
+            **laid_over.get("few_shot", {}),
+            "adapted": DEFAULT["few_shot"]["adapted"] | laid_over.get("few_shot", {}).get("adapted", {}),
+        },
+    }
+    assert list(load_config(raw, laid_over).few_shot.adapted) == names

@@ -27,6 +27,8 @@ _WORDS = {
     str: ("text", "texts"),
     bool: ("`true` or `false`", "`true` or `false`"),
 }
+_REPLACED = (("diagnosis", "models"), ("few_shot", "adapted"), ("vlm", "backbones"))
+"""Sections whose names in a file laid over replace those of the default file."""
 _LIMITS = (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
 
 
@@ -36,7 +38,8 @@ def load_config(raw: dict[str, Any], laid_over: Mapping[str, Any] | None = None)
     Args:
         raw: The configuration as read from YAML; sections and keys that are absent get their defaults.
         laid_over: The part of ``raw`` that the user laid over the default file. Where it names models,
-            they take the place of the default file's, which ``raw`` holds as well.
+            they take the place of the default file's, which ``raw`` holds as well. The adapted models of
+            the default file are the phantom's: where it names another cohort and lists none, there are none.
 
     Raises:
         ConfigError: Every unknown key and wrong value, each with its dotted path, the nearest right
@@ -57,10 +60,16 @@ def load_config(raw: dict[str, Any], laid_over: Mapping[str, Any] | None = None)
 
 
 def _with_own_models(raw: dict[str, Any], laid_over: Mapping[str, Any]) -> dict[str, Any]:
-    diagnosis = laid_over.get("diagnosis")
-    if not isinstance(diagnosis, Mapping) or not isinstance(diagnosis.get("models"), Mapping):
-        return raw
-    return {**raw, "diagnosis": {**raw["diagnosis"], "models": dict(diagnosis["models"])}}
+    for section, key in _REPLACED:
+        own = laid_over.get(section)
+        if isinstance(own, Mapping) and isinstance(own.get(key), Mapping):
+            raw = {**raw, section: {**raw[section], key: dict(own[key])}}
+    cohort, few_shot = laid_over.get("cohort"), laid_over.get("few_shot")
+    another = isinstance(cohort, Mapping) and cohort.get("source", "phantom") != "phantom"
+    listed = isinstance(few_shot, Mapping) and "adapted" in few_shot
+    if another and not listed and isinstance(raw.get("few_shot"), Mapping):
+        raw = {**raw, "few_shot": {**raw["few_shot"], "adapted": {}}}
+    return raw
 
 
 def field_help(path: str) -> str:

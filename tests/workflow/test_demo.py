@@ -170,3 +170,23 @@ def test_strict_run_stops_at_a_bad_image(copy) -> None:
     damaged = read_json(copy.folder / "results/phantom/phantom.json")["damaged"]
     assert any(path in done.stdout for path in damaged), done.stdout
     assert "run.strict" in done.stdout
+
+
+def test_adapted_models_share_the_draws_of_the_other_methods(demo) -> None:
+    folder = results(demo) / "few_shot"
+    draws = pd.read_parquet(folder / "draws.parquet")
+    expected = draws[draws["split"] == "test"].groupby("run")["crop"].agg(set)
+    parts = [pd.read_parquet(path) for path in sorted((folder / "predictions").glob("*.parquet"))]
+    rows = pd.concat(parts)
+    assert set(rows["method"]) == {"linear_probe", "colour_texture", "zero_shot", "clap", "lora"}
+    assert rows.loc[rows["method"] == "zero_shot", "shots"].unique().tolist() == [0]
+    for (_, _, run), own in rows.groupby(["method", "shots", "run"]):
+        assert sorted(own["crop"]) == sorted(expected[run])
+    epochs = pd.concat(pd.read_parquet(path) for path in (folder / "geometry").glob("*.parquet"))
+    assert epochs.loc[epochs["method"] == "lora", "epochs"].eq(2).all()
+
+
+def test_editing_a_prompt_set_adapts_again_and_trains_nothing_else(copy) -> None:
+    plan = copy.planned("--config", "vlm={labels: {templates: ['{}', 'A picture of {}']}}")
+    assert plan["few_shot_adapted"] == 2
+    assert not {"pretrain_vlm", "train_frozen", "glomerulus_crops", "features", "few_shot_draws"} & set(plan)

@@ -25,7 +25,7 @@ def test_slides_never_cross(run) -> None:
 
 def test_every_test_crop_is_predicted_once_per_run_shots_and_method(run) -> None:
     draws = pd.read_parquet(run / "few_shot/draws.parquet")
-    predictions = pd.read_parquet(run / "few_shot/predictions.parquet")
+    predictions = pd.read_parquet(run / "few_shot/predictions/images.parquet")
     assert sorted(predictions["shots"].unique()) == [1, 2, 4, 8, 16]
     assert not predictions.duplicated(["method", "shots", "run", "crop"]).any()
     expected = draws[draws["split"] == "test"].groupby("run")["crop"].agg(set)
