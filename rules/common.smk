@@ -601,29 +601,21 @@ def prompt_files():
 
 
 def vlm_settings(backbone, models=()):
-    """What a job of a vision-language model needs of the configuration, and no more."""
-    few_shot = CONFIG.few_shot.model_dump(
-        mode="json", include={"classes", "shots", "runs", "allow_fewer"}
-    )
-    few_shot["adapted"] = {name: dump(ADAPTED[name]) for name in models}
+    """What a job of a vision-language model needs of the configuration, and no more.
+
+    Without models it encodes crops; what only adapting them depends on is left out.
+    """
+    few_shot, vlm = {"classes": CONFIG.few_shot.classes}, {}
+    settings = {"run": {"offline": CONFIG.run.offline}}
     if models:
-        few_shot["validation_slide_fraction"] = (
-            CONFIG.few_shot.validation_slide_fraction
-        )
-        few_shot["train_slide_fraction"] = CONFIG.few_shot.train_slide_fraction
-    vlm = {
-        "backbones": {backbone: dump(CONFIG.vlm.backbones[backbone])},
-        "labels": dump(CONFIG.vlm.labels),
-        "batch_size": CONFIG.vlm.batch_size,
-        "umap": CONFIG.vlm.umap,
-    }
-    return {
-        "run": {"seed": CONFIG.run.seed, "offline": CONFIG.run.offline},
-        "cohort": dump(CONFIG.cohort),
-        "few_shot": few_shot,
-        "vlm": vlm,
-        "evaluation": {"ece_bins": CONFIG.evaluation.ece_bins},
-    }
+        few_shot = CONFIG.few_shot.model_dump(mode="json", exclude={"methods", "l2"})
+        few_shot["adapted"] = {name: dump(ADAPTED[name]) for name in models}
+        vlm = {"labels": dump(CONFIG.vlm.labels), "umap": CONFIG.vlm.umap}
+        settings["run"]["seed"] = CONFIG.run.seed
+        settings["evaluation"] = {"ece_bins": CONFIG.evaluation.ece_bins}
+    vlm["backbones"] = {backbone: dump(CONFIG.vlm.backbones[backbone])}
+    vlm["batch_size"] = CONFIG.vlm.batch_size
+    return settings | {"few_shot": few_shot, "vlm": vlm}
 
 
 def adapted_jobs():

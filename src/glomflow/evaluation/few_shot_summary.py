@@ -28,6 +28,7 @@ from glomflow.evaluation.comparison import adjust, bootstrap_p
 from glomflow.evaluation.draws import check_draws
 from glomflow.evaluation.intervals import collapsed, percentile_interval, resample_weights, wilson
 from glomflow.evaluation.metrics import Floats, Labels
+from glomflow.evaluation.vlm_metrics import briers
 from glomflow.tables import Column, Schema, read_tables, write_tables
 
 SPACE_METRICS = {"alignment": "own_cosine", "similarity_gap": "cosine_gap", "silhouette": "silhouette"}
@@ -260,9 +261,8 @@ def _cell(rows: pd.DataFrame, runs: Floats, classes: list[str], slides: Floats, 
 
 def _crop_values(rows: pd.DataFrame, labels: Labels, scores: Floats) -> dict[str, Floats]:
     """Returns the metrics that are means over crops, each (n,)."""
-    truth = np.eye(scores.shape[1])[labels]
     return {
-        "brier": ((scores - truth) ** 2).sum(axis=1),
+        "brier": briers(labels, scores),
         "decision_margin": metrics.decision_margin(scores),
         **{name: rows[column].to_numpy(np.float64) for name, column in SPACE_METRICS.items()},
     }

@@ -19,6 +19,7 @@ from glomflow.errors import GlomflowError
 from glomflow.evaluation import metrics
 from glomflow.evaluation.metrics import (
     Floats,
+    Labels,
     alignment,
     balanced_accuracy,
     check_scores,
@@ -60,7 +61,13 @@ def brier(labels: ArrayLike, probabilities: ArrayLike) -> float:
         GlomflowError: Labels or probabilities are unusable.
     """
     truth, scores = check_scores(labels, probabilities)
-    return float(((scores - np.eye(scores.shape[1])[truth]) ** 2).sum(axis=1).mean())
+    return float(briers(truth, scores).mean())
+
+
+def briers(labels: Labels, probabilities: Floats) -> Floats:
+    """Returns the Brier score of each row, (n,), of which :func:`brier` is the mean; nothing is checked."""
+    found: Floats = ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1)
+    return found
 
 
 def class_recall(labels: ArrayLike, probabilities: ArrayLike) -> Floats:

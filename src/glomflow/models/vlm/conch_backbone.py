@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from glomflow.errors import GlomflowError
 from glomflow.models.torchvision_compat import import_timm
-from glomflow.models.vlm.backbone import Backbone, Tokeniser, Tower
+from glomflow.models.vlm.backbone import Backbone, Tokeniser
 from glomflow.models.vlm.open_clip_text import OpenClipText
 from glomflow.models.vlm.preprocessing import preprocessing_of
+from glomflow.models.vlm.timm_tower import TimmTower
 from glomflow.models.vlm.weights import Source, load_strictly, read_state
 
 CONCH = "conch_ViT-B-16"
@@ -81,7 +82,6 @@ class ConchImages(nn.Module):
             num_heads=vision["num_heads"],
             num_classes=0,
         )
-        trunk.blocks = nn.ModuleList(trunk.blocks)
         self.trunk: Any = trunk
         self.attn_pool_contrast = AttentionalPooler(dim, width, heads, int(vision["n_queries_contrast"]))
         self.ln_contrast = nn.LayerNorm(dim)
@@ -94,37 +94,18 @@ class ConchImages(nn.Module):
             self.ln_caption = nn.LayerNorm(caption)
 
 
-class ConchTower(Tower):
-    """CONCH's image tower.
+class ConchTower(TimmTower):
+    """CONCH's image tower: a ViT of timm with a pooling of its own.
 
     Args:
-        visual: Its parts.
+        visual: Its parts, :class:`ConchImages`.
     """
-
-    def __init__(self, visual: ConchImages) -> None:
-        super().__init__()
-        self.visual = visual
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """The transformer blocks."""
-        blocks: nn.ModuleList = self.visual.trunk.blocks
-        return blocks
-
-    def stem(self, inputs: Tensor) -> Tensor:
-        """Embeds patches of pixels (N, 3, S, S)."""
-        trunk = self.visual.trunk
-        hidden: Tensor = trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(inputs))))
-        return hidden
 
     def head(self, hidden: Tensor, inputs: Tensor | None = None) -> Tensor:
         """Pools by attention of the first query and projects."""
         pooled = self.visual.attn_pool_contrast(self.visual.trunk.norm(hidden))[:, 0]
         features: Tensor = self.visual.ln_contrast(pooled) @ self.visual.proj_contrast
         return features
-
-    def _block(self, block: nn.Module, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        return block(hidden)  # type: ignore[no-any-return]
 
 
 class ConchParts(nn.Module):

@@ -16,6 +16,7 @@ from glomflow.models.vlm.backbone import Backbone, Tokeniser, Tower
 from glomflow.models.vlm.conch_backbone import CONCH, SETTINGS, build_conch, is_conch
 from glomflow.models.vlm.open_clip_text import OpenClipText
 from glomflow.models.vlm.preprocessing import preprocessing_of
+from glomflow.models.vlm.timm_tower import TimmTower
 from glomflow.models.vlm.weights import Source, State, load_strictly, read_state
 
 CONFIG_FILE = "open_clip_config.json"
@@ -61,40 +62,6 @@ class VisionTower(Tower):
         """Pools and projects."""
         pooled: Tensor = self.visual._pool(hidden)[0]
         return pooled if self.visual.proj is None else pooled @ self.visual.proj
-
-    def _block(self, block: nn.Module, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        return block(hidden)  # type: ignore[no-any-return]
-
-
-class TimmTower(Tower):
-    """A ViT of timm within open_clip.
-
-    Args:
-        visual: open_clip's ``TimmModel`` around a ``VisionTransformer`` of timm.
-    """
-
-    def __init__(self, visual: Any) -> None:
-        super().__init__()
-        visual.trunk.blocks = nn.ModuleList(visual.trunk.blocks)
-        self.visual = visual
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """The transformer blocks."""
-        blocks: nn.ModuleList = self.visual.trunk.blocks
-        return blocks
-
-    def stem(self, inputs: Tensor) -> Tensor:
-        """Embeds patches of pixels (N, 3, S, S)."""
-        trunk = self.visual.trunk
-        hidden: Tensor = trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(inputs))))
-        return hidden
-
-    def head(self, hidden: Tensor, inputs: Tensor | None = None) -> Tensor:
-        """Pools and projects."""
-        trunk = self.visual.trunk
-        features: Tensor = self.visual.head(trunk.forward_head(trunk.norm(hidden)))
-        return features
 
     def _block(self, block: nn.Module, hidden: Tensor, mask: Tensor | None) -> Tensor:
         return block(hidden)  # type: ignore[no-any-return]
