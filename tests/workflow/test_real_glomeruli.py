@@ -8,11 +8,23 @@ from workflow.conftest import Project, copy_project
 pytestmark = pytest.mark.workflow
 
 
+ADAPTED = """
+few_shot: {adapted: {zero_shot: {method: zero_shot}}}
+vlm:
+  labels:
+    preset: null
+    classes:
+      global_sclerosis: {prompts: [a globally sclerotic glomerulus]}
+      not_globally_sclerosed: {prompts: [a glomerulus without global sclerosis]}
+  pretraining: {patients: 8, glomeruli: 10, held_out_patients: 2, epochs: 1}
+"""
+
+
 @pytest.fixture(scope="module")
 def run(real_data, tmp_path_factory):
-    project = Project(
-        copy_project(tmp_path_factory.mktemp("real") / "glomflow"), ["config/real-glomeruli.yaml"]
-    )
+    folder = copy_project(tmp_path_factory.mktemp("real") / "glomflow")
+    (folder / "adapted.yaml").write_text(ADAPTED, encoding="utf-8")
+    project = Project(folder, ["config/real-glomeruli.yaml", "adapted.yaml"])
     project.snakemake("--config", f"cohort={{folder: {real_data / 'pas_glomeruli'}}}")
     return project.folder / "results/real-glomeruli"
 
@@ -45,3 +57,8 @@ def test_features_beat_the_chance_level_at_eight_shots(run) -> None:
 
 def test_report_is_written(run) -> None:
     assert "balanced accuracy" in (run / "report.html").read_text(encoding="utf-8").lower()
+
+
+def test_a_model_is_adapted_to_ready_made_crops(run) -> None:
+    metrics = pd.read_parquet(run / "few_shot/metrics.parquet")
+    assert metrics.loc[metrics["method"] == "zero_shot", "shots"].unique().tolist() == [0]
