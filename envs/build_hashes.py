@@ -19,7 +19,7 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 LINUX_HEAD = """\
 # The pins of requirements.lock with the digests of their files, for CPython 3.11 on Linux x86_64:
 #   pip install --require-hashes --extra-index-url https://download.pytorch.org/whl/cpu -r envs/linux.lock
-# torch and torchvision list their CPU build and the CUDA build of PyPI. Written by build_hashes.py.
+# torch lists its CPU build and the CUDA build of PyPI. Written by build_hashes.py.
 """
 CUDA_HEAD = """\
 # What the CUDA build of torch needs beside linux.lock, with digests, for CPython 3.11 on Linux x86_64:

@@ -35,8 +35,9 @@ def test_stages_are_known_and_used() -> None:
         (
             "few_shot_adapted",
             {"backbone": "phantom", "adapted": "lora"},
-            "adapt a vision-language model phantom lora",
+            "adapt phantom: lora",
         ),
+        ("search", {"fold": "1"}, "search settings of ?, fold 1"),
         ("folds", {}, "deal the folds"),
         ("new_rule", {"what": "x"}, "new rule, what x"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ class RuleWords:
 
     Attributes:
         stage: Key of :data:`STAGES`.
-        does: What one job does.
+        does: What one job does; wildcards stand in braces.
     """
 
     stage: str
@@ -60,22 +61,22 @@ RULES = {
     "fold_im_crops": RuleWords("crops", "level immunofluorescence crops"),
     "folds": RuleWords("folds", "deal the folds"),
     "features": RuleWords("features", "encode crops"),
-    "search": RuleWords("search", "search settings"),
-    "train": RuleWords("training", "train"),
+    "search": RuleWords("search", "search settings of {model}"),
+    "train": RuleWords("training", "train {model}"),
     "train_frozen": RuleWords("training", "train the models with frozen encoders"),
-    "predict": RuleWords("prediction", "predict"),
+    "predict": RuleWords("prediction", "predict with {model}"),
     "predict_frozen": RuleWords("prediction", "predict with the models with frozen encoders"),
     "predict_subsets": RuleWords("prediction", "predict from every subset of modalities"),
     "metrics": RuleWords("evaluation", "compute metrics"),
     "missing_curve": RuleWords("evaluation", "compute accuracy against missing modalities"),
     "deposits": RuleWords("evaluation", "compare weights with the phantom's deposits"),
-    "explain": RuleWords("explanations", "explain predictions"),
+    "explain": RuleWords("explanations", "explain predictions of {model}"),
     "explanation_checks": RuleWords("explanations", "check explanations"),
     "pretrain_vlm": RuleWords("few_shot", "pretrain the phantom's vision-language model"),
     "few_shot_draws": RuleWords("few_shot", "draw labelled glomeruli"),
     "few_shot": RuleWords("few_shot", "classify glomeruli from features"),
-    "vlm_features": RuleWords("few_shot", "encode glomeruli"),
-    "few_shot_adapted": RuleWords("few_shot", "adapt a vision-language model"),
+    "vlm_features": RuleWords("few_shot", "encode glomeruli with {backbone}"),
+    "few_shot_adapted": RuleWords("few_shot", "adapt {backbone}: {adapted}"),
     "few_shot_metrics": RuleWords("few_shot", "compute few-shot metrics"),
     "figures_images": RuleWords("report", "draw images"),
     "figures_finder": RuleWords("report", "draw the finder's results"),
@@ -87,7 +88,6 @@ RULES = {
 }
 """Every rule with a log; a test compares them with the rules' files."""
 
-_PLAIN = ("model", "backbone", "adapted")
 _TITLED = ("task", "finder", "fold", "seed", "shard")
 
 
@@ -104,14 +104,14 @@ def job_words(rule: str, wildcards: Mapping[str, str]) -> str:
         wildcards: Their values by name.
     """
     does = RULES[rule].does if rule in RULES else rule.replace("_", " ")
-    plain = [wildcards[name] for name in _PLAIN if wildcards.get(name)]
-    parts = [" ".join([does, *plain])]
+    said = set(re.findall(r"{(\w+)}", does))
+    parts = [does.format_map({**dict.fromkeys(said, "?"), **wildcards})]
     if encoder := wildcards.get("encoder", "").rstrip("/"):
         parts.append(f"encoder {encoder}")
     if modality := wildcards.get("modality"):
         name, _, fold = modality.partition("_fold")
         parts.append(name.upper() + (f" of fold {fold}" if fold else ""))
     parts += [f"{name} {wildcards[name]}" for name in _TITLED if wildcards.get(name)]
-    known = {*_PLAIN, *_TITLED, "encoder", "modality"}
+    known = {*said, *_TITLED, "encoder", "modality"}
     parts += [f"{name} {value}" for name, value in wildcards.items() if name not in known and value]
     return ", ".join(parts)

@@ -67,7 +67,7 @@ def test_a_long_run_in_hours(section_of) -> None:
     assert "1 job was too short to be measured" in prose.text.replace("\u00a0", " ")
     assert isinstance(stages, Table)
     assert [tuple(cell.replace("\u00a0", " ") for cell in row) for row in stages.rows] == [
-        ("Opening images", "3", "0.50", "2 %", "0.47", "0.00", "0.50", "640 MB"),
+        ("Opening images", "3", "0.50", "2 %", "0.47", "0", "0.50", "640 MB"),
         ("Training", "2", "21.0", "98 %", "17.5", "42.0", "11.0", "12.3 GB"),
         ("all", "5", "21.5", "100 %", "18.0", "42.0", "11.0", "12.3 GB"),
     ]

@@ -34,6 +34,8 @@ class Unit:
 
     def text(self, seconds: float) -> str:
         """Formats a time: two digits behind the point below 10, one from there on."""
+        if seconds == 0:
+            return "0"
         value = seconds / self.seconds
         return number(value, 2 if value < 10 else 1)
 
