@@ -5,8 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from glomflow.config import FewShot
+from glomflow.report.blocks import Table
 from glomflow.report.numbers import count, interval, number, percent
-from glomflow.report.tables import Table, ends, keyed, text
+from glomflow.report.tables import ends, keyed, text
 
 METRICS = {"balanced_accuracy": "balanced accuracy", "macro_auc": "macro AUC", "macro_f1": "macro F1"}
 
