@@ -171,7 +171,7 @@ rule report:
     params:
         config=dump(CONFIG),
         runs=RUNS if DIAGNOSIS else [],
-        results=R,
+        results=lambda wildcards, output: str(Path(output.page).parent),
         code=code("report.py"),
     script:
         "../workflow_scripts/report.py"
