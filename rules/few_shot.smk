@@ -143,12 +143,15 @@ rule few_shot_metrics:
     """Mean, spread and intervals of the few-shot runs, respecting slides."""
     input:
         predictions=few_shot_files("predictions"),
+        geometry=few_shot_files("geometry"),
         draws=result("few_shot/draws.parquet"),
     output:
         metrics=result("few_shot/metrics.parquet"),
         per_run=result("few_shot/per_run.parquet"),
         comparisons=result("few_shot/comparisons.parquet"),
         confusion=result("few_shot/confusion.parquet"),
+        recalls=result("few_shot/recalls.parquet"),
+        calibration=result("few_shot/calibration.parquet"),
     log:
         result("logs/few_shot_metrics.log"),
     benchmark:

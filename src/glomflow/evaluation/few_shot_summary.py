@@ -26,6 +26,18 @@ from glomflow.errors import GlomflowError
 from glomflow.evaluation import metrics
 from glomflow.evaluation.comparison import adjust, bootstrap_p
 from glomflow.evaluation.draws import check_draws
+from glomflow.evaluation.few_shot_details import (
+    CALIBRATION,
+    KEY,
+    RECALLS,
+    Resamples,
+    calibration_rows,
+    mean_sd,
+    recall_rows,
+    scaled,
+    weighted_mean,
+    with_temperatures,
+)
 from glomflow.evaluation.intervals import collapsed, percentile_interval, resample_weights, wilson
 from glomflow.evaluation.metrics import Floats, Labels
 from glomflow.evaluation.vlm_metrics import briers
@@ -40,26 +52,26 @@ FEW_SHOT_METRICS = (
     "macro_auc",
     "macro_f1",
     "ece",
+    "scaled_ece",
     "brier",
     "decision_margin",
     *SPACE_METRICS,
 )
 """The metrics reported, the main one first."""
 
+_OPTIONAL = ("scaled_ece", *SPACE_METRICS)
+"""What only some methods have: a temperature, or a shared space of images and texts."""
+
 _PROPORTIONS = ("balanced_accuracy", "accuracy", "macro_auc", "macro_f1")
 """Where the bootstrap sees no spread, Wilson's interval takes over."""
 
-_KEY = {
-    "method": Column("string", "one of few_shot.methods, or an adapted model's name"),
-    "shots": Column("int64", "labelled crops per class"),
-}
 _INTERVAL = {
     "lower": Column("float64", "lower end of the interval over slides and runs"),
     "upper": Column("float64", "upper end of the interval over slides and runs"),
 }
 
 SCORES: Schema = {
-    **_KEY,
+    **KEY,
     "metric": Column("string", "name of the metric"),
     "mean": Column("float64", "mean over runs"),
     "sd": Column("float64", "standard deviation over runs, ddof = 0"),
@@ -71,7 +83,7 @@ SCORES: Schema = {
 }
 
 PER_RUN: Schema = {
-    **_KEY,
+    **KEY,
     "run": Column("int64", "run, from 0"),
     "crops": Column("int64", "test crops"),
     "slides": Column("int64", "test slides"),
@@ -79,7 +91,7 @@ PER_RUN: Schema = {
 }
 
 PAIRED: Schema = {
-    "shots": _KEY["shots"],
+    "shots": KEY["shots"],
     "method": Column("string", "first method"),
     "other": Column("string", "method that it is compared with"),
     "metric": Column("string", "name of the metric"),
@@ -91,7 +103,7 @@ PAIRED: Schema = {
 }
 
 CONFUSION: Schema = {
-    **_KEY,
+    **KEY,
     "true": Column("string", "true class"),
     "predicted": Column("string", "class of highest probability"),
     "count": Column("float64", "test crops, mean over runs"),
@@ -102,6 +114,8 @@ TABLES: dict[str, Schema] = {
     "per_run": PER_RUN,
     "comparisons": PAIRED,
     "confusion": CONFUSION,
+    "recalls": RECALLS,
+    "calibration": CALIBRATION,
 }
 """The tables by file name; each is written as ``<name>.parquet``."""
 
@@ -118,12 +132,16 @@ class FewShotSummary:
         per_run: Metrics of each run.
         comparisons: The first method against each other one, per shots and metric.
         confusion: Confusion matrices in long form.
+        recalls: Recall of each class per method and shots.
+        calibration: Reliability of the probabilities per method and shots, bin by bin.
     """
 
     metrics: pd.DataFrame
     per_run: pd.DataFrame
     comparisons: pd.DataFrame
     confusion: pd.DataFrame
+    recalls: pd.DataFrame
+    calibration: pd.DataFrame
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Writes the tables as Parquet files."""
@@ -153,37 +171,47 @@ class _Cell:
 
 
 def few_shot_summary(
-    predictions: pd.DataFrame, draws: pd.DataFrame, settings: Evaluation, *, seed: int
+    predictions: pd.DataFrame,
+    draws: pd.DataFrame,
+    settings: Evaluation,
+    *,
+    seed: int,
+    geometry: pd.DataFrame | None = None,
 ) -> FewShotSummary:
     """Summarises the few-shot experiment.
 
     Args:
         predictions: FEW_SHOT rows with ``p_<class>`` columns; the classes are those columns.
         draws: The draws that they rest on (``glomflow.evaluation.draws.DRAWS``).
-        settings: Resamples and level of the intervals.
+        settings: Resamples and level of the intervals, bins of the calibration error.
         seed: Seed of the resamples.
+        geometry: GEOMETRY rows of adapted models, whose temperatures give the scaled calibration error.
 
     Returns:
         The summary.
 
     Raises:
         GlomflowError: A test crop is missing, doubled or was trained on, a label is unknown, or a
-            probability is unusable; the message names the crop.
+            probability is unusable; the message names the crop. Or a run is described twice.
     """
     classes = [name.removeprefix("p_") for name in predictions.columns if name.startswith("p_")]
     check_draws(draws)
     _check_predictions(predictions, draws, classes)
     test = draws[draws["split"] == "test"].set_index(["run", "crop"])["group"]
-    rows = predictions.join(test, on=["run", "crop"])
+    rows = with_temperatures(predictions.join(test, on=["run", "crop"]), geometry)
     groups, codes = np.unique(rows["group"].to_numpy(), return_inverse=True)
     rows["group"] = codes
     runs = np.sort(rows["run"].unique())
     rng = np.random.default_rng(seed)
     slides = np.concatenate(list(resample_weights(np.zeros(len(groups)), settings.bootstrap, rng)))
     weights = np.concatenate(list(resample_weights(np.zeros(len(runs)), settings.bootstrap, rng)))
-    cells = {
-        (method, shots): _cell(own, runs, classes, slides, weights) for method, shots, own in _groups(rows)
-    }
+    drawn = Resamples(slides, weights, settings.confidence)
+    cells, recalls, calibration = {}, [], []
+    for method, shots, own in _groups(rows):
+        key = {"method": method, "shots": shots}
+        cells[method, shots] = _cell(own, runs, classes, drawn, settings.ece_bins)
+        recalls += list(recall_rows(key, own, classes, drawn))
+        calibration += list(calibration_rows(key, own, classes, drawn, settings.ece_bins))
     scores = pd.DataFrame(_score_rows(cells, rows, len(groups), settings.confidence))
     paired = adjust(pd.DataFrame(_paired_rows(cells, settings.confidence)), ["method", "other", "metric"])
     return FewShotSummary(
@@ -191,6 +219,8 @@ def few_shot_summary(
         per_run=pd.DataFrame(_run_rows(cells, rows, runs))[list(PER_RUN)],
         comparisons=paired.reindex(columns=list(PAIRED)),
         confusion=pd.DataFrame(_confusion_rows(rows, classes, len(runs))),
+        recalls=pd.DataFrame(recalls)[list(RECALLS)],
+        calibration=pd.DataFrame(calibration)[list(CALIBRATION)],
     )
 
 
@@ -229,7 +259,7 @@ def _check_predictions(predictions: pd.DataFrame, draws: pd.DataFrame, classes: 
                 )
 
 
-def _cell(rows: pd.DataFrame, runs: Floats, classes: list[str], slides: Floats, weights: Floats) -> _Cell:
+def _cell(rows: pd.DataFrame, runs: Floats, classes: list[str], drawn: Resamples, bins: int) -> _Cell:
     number = {name: place for place, name in enumerate(classes)}
     columns = [f"p_{name}" for name in classes]
     per_run: dict[str, list[float]] = {name: [] for name in FEW_SHOT_METRICS}
@@ -238,25 +268,38 @@ def _cell(rows: pd.DataFrame, runs: Floats, classes: list[str], slides: Floats, 
         own = rows[rows["run"] == run]
         labels = np.array([number[name] for name in own["label"]], dtype=np.int64)
         labels, scores = metrics.check_scores(labels, own[columns].to_numpy(), own["crop"].tolist())
-        counts = slides[:, own["group"].to_numpy()]
+        counts = drawn.slides[:, own["group"].to_numpy()]
         per_class = counts @ np.eye(len(classes))[labels]
         present = np.bincount(labels, minlength=len(classes)) > 0
         whole = (per_class[:, present] > 0).all(axis=1)
         usable = np.flatnonzero(whole)
         means = _crop_values(own, labels, scores)
-        values = metrics.evaluate(labels, scores) | {name: each.mean() for name, each in means.items()}
-        drawn = metrics.evaluate(labels, scores, counts[usable]) | {
+        values = _evaluated(own, labels, scores, None, bins)
+        values |= {name: each.mean() for name, each in means.items()}
+        resampled_values = _evaluated(own, labels, scores, counts[usable], bins)
+        resampled_values |= {
             name: counts[usable] @ each / counts[usable].sum(axis=1) for name, each in means.items()
         }
         for name in FEW_SHOT_METRICS:
             per_run[name].append(float(values[name]))
-            column = np.full(len(slides), np.nan)
-            column[usable] = drawn[name]
+            column = np.full(len(drawn.slides), np.nan)
+            column[usable] = resampled_values[name]
             resampled[name].append(column)
     return _Cell(
         {name: np.array(values) for name, values in per_run.items()},
-        {name: _weighted_mean(np.stack(values, axis=1), weights) for name, values in resampled.items()},
+        {name: weighted_mean(np.stack(values, axis=1), drawn.runs) for name, values in resampled.items()},
     )
+
+
+def _evaluated(
+    rows: pd.DataFrame, labels: Labels, scores: Floats, weights: Floats | None, bins: int
+) -> dict[str, Floats]:
+    """Returns the metrics of one run, each () or (R,); the scaled calibration error is NaN if it has none."""
+    found = metrics.evaluate(labels, scores, weights, bins=bins)
+    temperatures = rows["temperature"].to_numpy(np.float64)
+    if np.isnan(temperatures).any():
+        return found | {"scaled_ece": np.full_like(found["ece"], np.nan)}
+    return found | {"scaled_ece": metrics.ece(labels, scaled(scores, temperatures), weights, bins=bins)}
 
 
 def _crop_values(rows: pd.DataFrame, labels: Labels, scores: Floats) -> dict[str, Floats]:
@@ -268,28 +311,14 @@ def _crop_values(rows: pd.DataFrame, labels: Labels, scores: Floats) -> dict[str
     }
 
 
-def _weighted_mean(values: Floats, weights: Floats) -> Floats:
-    """Averages (resamples, runs) over runs by their counts, where the value is defined."""
-    used = np.where(np.isnan(values), 0.0, weights)
-    total = used.sum(axis=1)
-    blank = np.full(total.shape, np.nan)
-    mean: Floats = np.divide((np.nan_to_num(values) * used).sum(axis=1), total, out=blank, where=total > 0)
-    return mean
-
-
-def _mean_sd(values: Floats) -> tuple[float, float]:
-    defined = values[~np.isnan(values)]
-    return (float(defined.mean()), float(defined.std())) if len(defined) else (float("nan"), float("nan"))
-
-
 def _score_rows(
     cells: dict[tuple[str, int], _Cell], rows: pd.DataFrame, slides: int, confidence: float
 ) -> Iterator[dict[str, Any]]:
     sizes = rows.groupby(["method", "shots"]).size()
     for (method, shots), cell in cells.items():
         for metric in FEW_SHOT_METRICS:
-            mean, sd = _mean_sd(cell.per_run[metric])
-            if np.isnan(mean) and metric in SPACE_METRICS:
+            mean, sd = mean_sd(cell.per_run[metric])
+            if np.isnan(mean) and metric in _OPTIONAL:
                 continue
             lower, upper = percentile_interval(cell.draws[metric], confidence)
             kind = "none" if np.isnan(lower) else "slides"
@@ -337,8 +366,8 @@ def _paired_rows(cells: dict[tuple[str, int], _Cell], confidence: float) -> Iter
         for shots in sorted(own & {shots for method, shots in cells if method == other}):
             pair = cells[(methods[0], shots)], cells[(other, shots)]
             for metric in FEW_SHOT_METRICS:
-                mean, sd = _mean_sd(pair[0].per_run[metric] - pair[1].per_run[metric])
-                if np.isnan(mean) and metric in SPACE_METRICS:
+                mean, sd = mean_sd(pair[0].per_run[metric] - pair[1].per_run[metric])
+                if np.isnan(mean) and metric in _OPTIONAL:
                     continue
                 difference = pair[0].draws[metric] - pair[1].draws[metric]
                 lower, upper = percentile_interval(difference, confidence)
