@@ -30,6 +30,7 @@ from glomflow.training.vlm_batched import Fitted, fit
 from glomflow.training.vlm_finetune import Activations, TunedRun, tune
 from glomflow.training.vlm_shots import shots_of_draws
 
+
 @dataclass(frozen=True)
 class Grid:
     """The runs of an adapted model: every draw with every number of shots.

@@ -180,7 +180,7 @@ def calibration_rows(
         bins: Equal-width bins over 0 to 1.
     """
     number = {name: place for place, name in enumerate(classes)}
-    labels = rows["label"].map(number).to_numpy(np.int64)
+    labels: Labels = rows["label"].map(number).to_numpy(np.int64)
     scores = rows[[f"p_{name}" for name in classes]].to_numpy(np.float64)
     kinds = {STATED: scores}
     if rows["temperature"].notna().all():
@@ -212,9 +212,7 @@ def _reliability(
         yield row
 
 
-def _weighted_hits(
-    hits: Floats, groups: Labels, runs: Labels, drawn: Resamples
-) -> tuple[Floats, Floats]:
+def _weighted_hits(hits: Floats, groups: Labels, runs: Labels, drawn: Resamples) -> tuple[Floats, Floats]:
     """Returns the weighted number of right crops and of crops in each resample, each (B,)."""
     right, total = np.zeros(len(drawn.slides)), np.zeros(len(drawn.slides))
     for run in np.unique(runs):
