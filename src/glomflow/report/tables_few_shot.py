@@ -119,7 +119,8 @@ def few_shot_training_table(geometry: pd.DataFrame, methods: Labels) -> Table | 
         headers=("method", "shots", "epochs", "validation AUC, mean ± SD", "temperature"),
         rows=rows,
         note="Epochs and temperature: median over runs, and in brackets the least and the most. A "
-        "temperature above 1 makes probabilities less certain. Models without validation slides keep their recipe.",
+        "temperature above 1 makes probabilities less certain. Models without "
+        "validation slides keep their recipe.",
     )
 
 

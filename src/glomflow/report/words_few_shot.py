@@ -87,8 +87,8 @@ def similarity_sentences(config: Config, said: Mapping[str, Mapping[str, Any]]) 
         rows, columns = one["grid"]
         sentences.append(
             f"Below, {name} is frozen, as for zero-shot classification; it cuts an image into {rows} × "
-            f"{columns} patches. {count(int(one['glomeruli']), 'test glomerulus', 'test glomeruli')} of the first run "
-            "are shown."
+            f"{columns} patches. {count(int(one['glomeruli']), 'test glomerulus', 'test glomeruli')} of the "
+            "first run are shown."
         )
     used = dict.fromkeys(model.backbone for model in config.few_shot.adapted.values())
     silent = [name for name in used if not config.vlm.backbones[name].has_text]
