@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from glomflow.report import style
 from glomflow.report.figures_images import GAP, Pixels, canvas, frame, place
+from glomflow.report.numbers import number
 
 MAP_COLOURS = "inferno"
 CONTRAST_COLOURS = "RdBu_r"
@@ -71,8 +72,8 @@ def similarity_panels(panels: Sequence[SimilarityPanel]) -> Figure:
     height = HEADING + edge + BENEATH + 0.14
     total = max(height * len(panels), 0.5)
     figure, axes = canvas(style.WIDTH, total)
-    for number, panel in enumerate(panels):
-        _row(axes, panel, number * height, edge)
+    for row, panel in enumerate(panels):
+        _row(axes, panel, row * height, edge)
     if not panels:
         axes.text(style.WIDTH / 2, 0.25, "none", color=style.MUTED, ha="center", va="center")
     frame(axes, style.WIDTH, total)
@@ -91,7 +92,7 @@ def _row(axes: Axes, panel: SimilarityPanel, top: float, edge: float) -> None:
         scaled = (value - low) / max(high - low, 1e-12)
         overlay(axes, panel, (x, below), edge, scaled, alpha=0.15 + 0.55 * scaled)
         marks = [word for word, of in (("true", panel.label), ("predicted", panel.predicted)) if of == name]
-        said = " · ".join([f"{panel.cosines[name]:.2f}", *marks]).replace("-", "−")
+        said = " · ".join([number(panel.cosines[name]), *marks])
         _beneath(axes, x + edge / 2, below + edge, name.replace("_", " "), said, strong=bool(marks))
     x += edge + GAP
     most = max(float(np.abs(panel.contrast).max()), 1e-12)
@@ -113,15 +114,15 @@ def _heading(axes: Axes, panel: SimilarityPanel, top: float, ends: tuple[float, 
         va="bottom",
         annotation_clip=False,
     )
-    scale = f"{panel.note} · colours from {ends[0]:.2f} to {ends[1]:.2f}".replace("-", "−")
+    scale = f"{panel.note} · colours from {number(ends[0])} to {number(ends[1])}"
     axes.text(style.WIDTH, line, scale, color=style.MUTED, ha="right", va="baseline", fontsize=7.5)
 
 
 def _beneath(axes: Axes, x: float, y: float, first: str, second: str, *, strong: bool = False) -> None:
     weight = "bold" if strong else "normal"
-    lines = {"ha": "center", "va": "top", "fontsize": 7}
-    axes.text(x, y + 0.03, first, fontweight=weight, **lines)  # type: ignore[arg-type]
-    axes.text(x, y + 0.155, second, color=style.MUTED, **lines)  # type: ignore[arg-type]
+    lines = {"ha": "center", "va": "baseline", "fontsize": 7}
+    axes.text(x, y + 0.12, first, fontweight=weight, **lines)  # type: ignore[arg-type]
+    axes.text(x, y + 0.245, second, color=style.MUTED, **lines)  # type: ignore[arg-type]
 
 
 def overlay(

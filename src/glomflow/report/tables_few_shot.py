@@ -52,7 +52,8 @@ def few_shot_recall_table(recalls: pd.DataFrame, methods: Labels) -> Table:
     ]
     first = recalls.drop_duplicates("class")
     sizes = ", ".join(
-        f"{_spaced(row['class'])} {row['crops']:.0f} (of {row['slides']} slides)" for row in records(first)
+        f"{_spaced(row['class'])} {round(row['crops'], 1):g} (of {row['slides']} slides)"
+        for row in records(first)
     )
     return Table(
         caption="Recall of each class: share of its test glomeruli that are recognised, mean over runs, with "
@@ -118,7 +119,7 @@ def few_shot_training_table(geometry: pd.DataFrame, methods: Labels) -> Table | 
         caption="What was selected.",
         headers=("method", "shots", "epochs", "validation AUC, mean ± SD", "temperature"),
         rows=rows,
-        note="Epochs and temperature: median over runs, and in brackets the least and the most. A "
+        note="Epochs and temperature: median over runs; in brackets the least and the most, if they differ. A "
         "temperature above 1 makes probabilities less certain. Models without "
         "validation slides keep their recipe.",
     )
@@ -219,6 +220,8 @@ def _range(values: pd.Series[float], digits: int) -> str:
     defined = values.dropna()
     if defined.empty:
         return NOTHING
+    if defined.nunique() == 1:
+        return number(float(defined.iloc[0]), digits)
     return interval(float(defined.median()), float(defined.min()), float(defined.max()), digits)
 
 
