@@ -7,7 +7,8 @@ from glomflow.errors import GlomflowError
 from glomflow.evaluation.draws import draw_shots
 from glomflow.evaluation.few_shot import few_shot, fit_predict, pool_features
 from glomflow.evaluation.few_shot_details import Resamples, calibration_rows, recall_rows, scaled
-from glomflow.evaluation.few_shot_summary import FEW_SHOT_FILES, TABLES, FewShotSummary, few_shot_summary
+from glomflow.evaluation.few_shot_schemas import FEW_SHOT_FILES, TABLES
+from glomflow.evaluation.few_shot_summary import FewShotSummary, few_shot_summary
 from glomflow.evaluation.metrics import ece
 from glomflow.evaluation.vlm_metrics import scale_temperature
 from glomflow.tables import FEW_SHOT, FEW_SHOT_SPACE, probability_columns, read_table, write_table
@@ -233,6 +234,7 @@ def _four(probabilities: list[float], predicted: list[str]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "run": [0, 0, 1, 1],
+            "round": [0, 0, 1, 1],
             "crop": ["a", "b", "a", "b"],
             "slide": ["S0", "S1", "S0", "S1"],
             "label": ["normal", "normal", "normal", "normal"],
@@ -324,3 +326,53 @@ def test_recalls_average_to_the_balanced_accuracy(predictions, draws) -> None:
     means = found.recalls.groupby(["method", "shots"])["mean"].mean()
     overall = found.metrics[found.metrics["metric"] == "balanced_accuracy"].set_index(["method", "shots"])
     assert means.to_numpy() == pytest.approx(overall["mean"].reindex(means.index).to_numpy())
+
+
+def _site_predictions(draws: pd.DataFrame, wrong: frozenset[str]) -> pd.DataFrame:
+    """Certain predictions, right but at the sites of ``wrong``."""
+    test = draws[draws["split"] == "test"]
+    truth = test["label"].map(CLASSES.index).to_numpy()
+    called = np.where(test["site"].isin(wrong), 1 - truth, truth)
+    rows = test[["run", "crop", "slide", "label"]].assign(method="linear_probe", shots=1)
+    rows["predicted"] = np.array(CLASSES)[called]
+    rows[list(FEW_SHOT_SPACE)] = np.nan
+    rows[["p_normal", "p_sclerosed"]] = np.eye(2)[called]
+    return rows.reset_index(drop=True)
+
+
+def test_held_out_sites_are_summarised_each_and_together(make_index, tmp_path) -> None:
+    """A crop counts once a round, so that a site weighs as many crops as it has."""
+    slides = [(f"S{n}", f"P{n}", lesion, 2) for n in range(8) for lesion in CLASSES]
+    sites = {f"P{n}": "large" if n < 6 else "small" for n in range(8)}
+    settings = FewShot(shots=[1], runs=3, protocol="leave_one_site_out")
+    draws = draw_shots(make_index(slides), settings, seed=0, sites=sites)
+    predictions = _site_predictions(draws, frozenset({"small"}))
+    summary = few_shot_summary(predictions, draws, EVALUATION, seed=0)
+    row = summary.metrics.set_index("metric").loc["accuracy"]
+    assert (row["mean"], row["sd"], row["runs"], row["slides"], row["crops"]) == (0.75, 0.0, 3, 8, 32)
+    table = summary.sites.set_index(["site", "metric"])
+    large, small = table.loc[("large", "accuracy")], table.loc[("small", "accuracy")]
+    assert (large["mean"], large["slides"], large["crops"], large["classes"]) == (1.0, 6, 24, 2)
+    assert (small["mean"], small["slides"], small["crops"], small["runs"]) == (0.0, 2, 8, 3)
+    assert large["interval"] == "wilson"
+    assert large["lower"] == pytest.approx(1 - 0.390334, abs=1e-5)  # Wilson, 6 of 6
+    assert small["upper"] == pytest.approx(0.657620, abs=1e-5)  # 0 of 2
+    runs = summary.per_run.set_index("run")
+    assert runs["site"].tolist() == ["large", "small"] * 3
+    assert runs["accuracy"].tolist() == [1.0, 0.0] * 3
+    assert runs["crops"].tolist() == [24, 8] * 3
+    assert summary.confusion["count"].sum() == 32
+    summary.write(tmp_path)
+    pd.testing.assert_frame_equal(FewShotSummary.read(tmp_path).sites, summary.sites, check_dtype=False)
+
+
+def test_without_held_out_sites_there_is_no_row_of_sites(predictions, draws) -> None:
+    summary = few_shot_summary(predictions, draws, EVALUATION, seed=0)
+    assert summary.sites.empty
+    assert summary.per_run["site"].isna().all()
+
+
+def test_0_shots_are_left_out_by_what_learns(index, draws) -> None:
+    settings = SETTINGS.model_copy(update={"shots": [0, 1], "methods": ["linear_probe"]})
+    rows = few_shot([index], [_maps(index)], [], settings, seed=1, draws=draws)
+    assert rows["shots"].unique().tolist() == [1]

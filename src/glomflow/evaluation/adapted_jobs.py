@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 
 from glomflow.config import Adapted, Config
 from glomflow.errors import GlomflowError
-from glomflow.evaluation.adapted import Grid, predict_features, predict_tuned, shots_of
+from glomflow.evaluation.adapted import (
+    Grid,
+    left_out_shots,
+    predict_features,
+    predict_tuned,
+    shots_of,
+)
 from glomflow.evaluation.draws import DRAWS, labelled_crops
 from glomflow.files import atomic_path, write_json
 from glomflow.imaging.crop_store import open_array, read_store
@@ -217,7 +223,8 @@ def adapt(
                 found = predict_tuned(name, model, grid, backbone, hidden, prompts)
             else:
                 found = predict_features(name, model, grid, table, text)
-            for remark in found[2]:
+            left_out = left_out_shots(name, model.method, job.settings.few_shot.shots)
+            for remark in [*left_out, *found[2]]:
                 print(f"{name}: {remark}")
             print(f"{name}: {model.method} in {len(grid.numbers())} runs", flush=True)
             parts.append(found)

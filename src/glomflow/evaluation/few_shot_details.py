@@ -16,43 +16,9 @@ from glomflow.errors import GlomflowError
 from glomflow.evaluation.intervals import collapsed, percentile_interval, wilson
 from glomflow.evaluation.metrics import Floats, Labels, confidence_bins
 from glomflow.evaluation.vlm_metrics import scale_temperature
-from glomflow.tables import Column, Schema
 
 STATED, SCALED = "stated", "scaled"
 """Probabilities as the method states them, and after temperature scaling."""
-
-KEY: Schema = {
-    "method": Column("string", "one of few_shot.methods, or an adapted model's name"),
-    "shots": Column("int64", "labelled crops per class"),
-}
-
-INTERVAL: Schema = {
-    "lower": Column("float64", "lower end of the interval over slides and runs"),
-    "upper": Column("float64", "upper end of the interval over slides and runs"),
-    "interval": Column("string", "'slides' (two-way bootstrap), 'wilson' where it collapsed, 'none'"),
-}
-
-RECALLS: Schema = {
-    **KEY,
-    "class": Column("string", "true class"),
-    "mean": Column("float64", "recall, mean over runs"),
-    "sd": Column("float64", "standard deviation over runs, ddof = 0"),
-    **INTERVAL,
-    "slides": Column("int64", "independent slides (patients) that show the class, of all runs"),
-    "crops": Column("float64", "test crops of the class, mean over runs"),
-}
-
-CALIBRATION: Schema = {
-    **KEY,
-    "probabilities": Column("string", "'stated', or 'scaled' by the temperature fitted on validation crops"),
-    "low": Column("float64", "lower end of the bin of the highest probability, not in it"),
-    "high": Column("float64", "upper end of the bin, in it"),
-    "crops": Column("float64", "test crops in the bin, mean over runs"),
-    "slides": Column("int64", "independent slides (patients) of these, of all runs"),
-    "confidence": Column("float64", "mean highest probability of the bin's crops of all runs; or missing"),
-    "accuracy": Column("float64", "share of these that are right; or missing"),
-    **INTERVAL,
-}
 
 
 @dataclass(frozen=True)
@@ -61,7 +27,7 @@ class Resamples:
 
     Attributes:
         slides: (B, G) how often each group of slides counts.
-        runs: (B, R) how often each run counts.
+        runs: (B, R) how often each run counts, or where sites are held out each round of all sites.
         confidence: Two-sided level of the intervals.
     """
 
@@ -130,17 +96,17 @@ def recall_rows(
 
     Args:
         key: ``method`` and ``shots``.
-        rows: Its FEW_SHOT rows with ``group``, from 0.
+        rows: Its FEW_SHOT rows with ``group`` and ``round``, from 0.
         classes: K classes.
-        drawn: The resamples, whose runs are those of ``rows`` in ascending order.
+        drawn: The resamples, whose runs are the rounds of ``rows`` in ascending order.
     """
-    runs = np.sort(rows["run"].unique())
+    runs = np.sort(rows["round"].unique())
     for name in classes:
         own = rows[rows["label"] == name]
         per_run = np.full(len(runs), np.nan)
         resampled = np.full((len(drawn.slides), len(runs)), np.nan)
         for place, run in enumerate(runs):
-            part = own[own["run"] == run]
+            part = own[own["round"] == run]
             if part.empty:
                 continue
             hits = (part["predicted"] == name).to_numpy(np.float64)
@@ -174,13 +140,13 @@ def calibration_rows(
 
     Args:
         key: ``method`` and ``shots``.
-        rows: Its FEW_SHOT rows with ``p_<class>``, ``group`` and ``temperature``.
+        rows: Its FEW_SHOT rows with ``p_<class>``, ``group``, ``round`` and ``temperature``.
         classes: K classes.
         drawn: The resamples.
         bins: Equal-width bins over 0 to 1.
     """
     number = {name: place for place, name in enumerate(classes)}
-    labels: Labels = rows["label"].map(number).to_numpy(np.int64)
+    labels = np.array([number[name] for name in rows["label"]], dtype=np.int64)
     scores = rows[[f"p_{name}" for name in classes]].to_numpy(np.float64)
     kinds = {STATED: scores}
     if rows["temperature"].notna().all():
@@ -197,7 +163,7 @@ def _reliability(
     hits = (probabilities.argmax(axis=1) == labels).astype(np.float64)
     places, edges = confidence_bins(confidence, bins), np.linspace(0.0, 1.0, bins + 1)
     groups = rows["group"].to_numpy()
-    runs, codes = np.unique(rows["run"].to_numpy(), return_inverse=True)
+    runs, codes = np.unique(rows["round"].to_numpy(), return_inverse=True)
     for place in range(bins):
         inside = np.flatnonzero(places == place)
         row: dict[str, Any] = {"low": edges[place], "high": edges[place + 1]}

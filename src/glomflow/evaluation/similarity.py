@@ -97,7 +97,7 @@ def _rows(
         **{f"c_{name}": cosines[:, number] for number, name in enumerate(labelled.classes)},
     )
     chosen = chosen_crops(rows, labelled.classes)
-    shown: NDArray[np.int64] = chosen["crop"].map(place_of).to_numpy(np.int64)
+    shown = np.array([place_of[crop] for crop in chosen["crop"]], dtype=np.int64)
     return chosen.assign(row=np.arange(len(chosen))), shown
 
 

@@ -119,8 +119,8 @@ def few_shot_training_table(geometry: pd.DataFrame, methods: Labels) -> Table | 
         caption="What was selected.",
         headers=("method", "shots", "epochs", "validation AUC, mean ± SD", "temperature"),
         rows=rows,
-        note="Epochs and temperature: median over runs; in brackets the least and the most, if they differ. A "
-        "temperature above 1 makes probabilities less certain. Models without "
+        note="Epochs and temperature: median over runs; in brackets the least and the most, if they differ. "
+        "A temperature above 1 makes probabilities less certain. Models without "
         "validation slides keep their recipe.",
     )
 
@@ -229,7 +229,7 @@ def _planes(geometry: pd.DataFrame | None) -> dict[tuple[str, int], float]:
     if geometry is None:
         return {}
     known = geometry.dropna(subset=["umap_text_distance"])
-    groups = known.groupby(["method", "shots"], as_index=False)["umap_text_distance"].mean()
+    groups = known.groupby(["method", "shots"])[["umap_text_distance"]].mean().reset_index()
     return {
         (str(row["method"]), int(row["shots"])): float(row["umap_text_distance"]) for row in records(groups)
     }
