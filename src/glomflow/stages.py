@@ -77,6 +77,7 @@ RULES = {
     "few_shot": RuleWords("few_shot", "classify glomeruli from features"),
     "vlm_features": RuleWords("few_shot", "encode glomeruli with {backbone}"),
     "few_shot_adapted": RuleWords("few_shot", "adapt {backbone}: {adapted}"),
+    "vlm_similarity_maps": RuleWords("few_shot", "compare patches with the texts of {backbone}"),
     "few_shot_metrics": RuleWords("few_shot", "compute few-shot metrics"),
     "figures_images": RuleWords("report", "draw images"),
     "figures_finder": RuleWords("report", "draw the finder's results"),
@@ -84,6 +85,7 @@ RULES = {
     "figures_instances": RuleWords("report", "draw the heaviest tiles"),
     "figures_explanations": RuleWords("report", "draw explanations"),
     "figures_few_shot": RuleWords("report", "draw the few-shot results"),
+    "figures_similarity": RuleWords("report", "draw patches and texts"),
     "report": RuleWords("report", "write the report"),
 }
 """Every rule with a log; a test compares them with the rules' files."""
