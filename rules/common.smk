@@ -72,7 +72,7 @@ FINDERS = [*map(str, range(FINDER.n_splits)), "all"] if FINDER.model == "train" 
 
 ADAPTED = CONFIG.few_shot.adapted if FEW_SHOT else {}
 BACKBONES = list(dict.fromkeys(model.backbone for model in ADAPTED.values()))
-PHANTOM_VLM = any(CONFIG.vlm.backbones[name].weights == "phantom" for name in BACKBONES)
+PHANTOM_VLM = any(CONFIG.vlm.backbones[name].is_phantom for name in BACKBONES)
 
 
 wildcard_constraints:
@@ -574,6 +574,8 @@ def backbone_inputs(wildcards):
     section = CONFIG.vlm.backbones[wildcards.backbone]
     source, _, path = section.weights.partition(":")
     files = {"crops": store("om", "npy"), "indices": store("om", "parquet")}
+    if not section.has_text:
+        return files
     if source == "phantom":
         files["phantom"] = [
             result("vlm/phantom/open_clip_model.safetensors"),
@@ -586,6 +588,18 @@ def backbone_inputs(wildcards):
             raise WorkflowError(f"config: {key}: there is no {path}; {advice}")
         files["weights"] = [path]
     return files
+
+
+def encoding_inputs(wildcards):
+    """What encoding reads besides: of an image encoder, the maps of the features rule or its weights."""
+    files = backbone_inputs(wildcards)
+    section = CONFIG.vlm.backbones[wildcards.backbone]
+    if section.has_text:
+        return files
+    if not section.pools_maps:
+        return files | {"weights": encoder_weights([section.encoder])}
+    path = f"{R}/features/{features_folder(section.encoder)}om/{{shard}}.npy"
+    return files | {"maps": expand(path, shard=SHARDS)}
 
 
 def prompt_files():
@@ -615,6 +629,12 @@ def vlm_settings(backbone, models=()):
         settings["evaluation"] = {"ece_bins": CONFIG.evaluation.ece_bins}
     vlm["backbones"] = {backbone: dump(CONFIG.vlm.backbones[backbone])}
     vlm["batch_size"] = CONFIG.vlm.batch_size
+    if not CONFIG.vlm.backbones[backbone].has_text:
+        name = CONFIG.vlm.backbones[backbone].encoder
+        own = encoder_section(name).model_dump(
+            mode="json", exclude={"trainable", "shared"}
+        )
+        settings |= {"encoder": own} if name == "default" else {"encoders": {name: own}}
     return settings | {"few_shot": few_shot, "vlm": vlm}
 
 
