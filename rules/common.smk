@@ -17,6 +17,7 @@ from glomflow.environment import expose_library
 from glomflow.errors import CohortError, ConfigError
 from glomflow.evaluation.detection_summary import TABLES as FINDER_TABLES
 from glomflow.evaluation.explanations import TABLES as EXPLANATION_CHECKS
+from glomflow.evaluation.few_shot_schemas import TABLES as FEW_SHOT_SCHEMAS
 from glomflow.evaluation.summary_schemas import TABLES
 
 BASE = Path(workflow.basedir)
@@ -62,7 +63,7 @@ if "stage" in TASKS:
 INSTANCES = any("TEM" in model.modalities for model in CONFIG.diagnosis.models.values())
 FINDER_CURVES = ["finder_precision_recall", "finder_counts"]
 FINDER_JUDGED = CONFIG.imaging.finder.enabled
-FEW_SHOT_TABLES = ("metrics", "per_run", "comparisons", "confusion")
+FEW_SHOT_TABLES = list(FEW_SHOT_SCHEMAS)
 FINDER = CONFIG.imaging.finder
 EXPLAINED = CONFIG.diagnosis.explained if DIAGNOSIS else []
 EXPLANATION_TABLES = list(EXPLANATION_CHECKS)

@@ -2,6 +2,11 @@ rule few_shot_draws:
     """Draw the slides and the labelled glomeruli of every run."""
     input:
         indices=store("om", "parquet"),
+        patients=(
+            result("cohort/patients.parquet")
+            if CONFIG.few_shot.protocol == "leave_one_site_out"
+            else []
+        ),
     output:
         draws=result("few_shot/draws.parquet"),
         digest=result("few_shot/draws.json"),
@@ -149,6 +154,7 @@ rule few_shot_metrics:
         per_run=result("few_shot/per_run.parquet"),
         comparisons=result("few_shot/comparisons.parquet"),
         confusion=result("few_shot/confusion.parquet"),
+        sites=result("few_shot/sites.parquet"),
     log:
         result("logs/few_shot_metrics.log"),
     benchmark:

@@ -13,6 +13,7 @@ from glomflow.errors import ConfigError, GlomflowError
 from glomflow.evaluation.adapted_jobs import Job, adapt, encode_crops
 from glomflow.evaluation.draws import DRAWS, draw_shots
 from glomflow.imaging.crop_store import write_store
+from glomflow.shots import shown_at
 from glomflow.tables import FEW_SHOT, probability_columns, write_table
 from glomflow.training.features import encode_store
 
@@ -127,7 +128,7 @@ def test_a_cache_without_a_text_is_a_kernel_classifier(stores, tmp_path) -> None
     first = rows[(rows["run"] == 1) & (rows["shots"] == 2)].iloc[0]
     logits = []
     for label in CLASSES:
-        own = draws[(draws["run"] == 1) & (draws["label"] == label) & draws["order"].isin([0, 1])]
+        own = draws[(draws["run"] == 1) & (draws["label"] == label) & shown_at(draws["shots"], 2)]
         keys = table[[place[crop] for crop in own["crop"]]]
         logits.append(2.0 * np.exp(-3.0 * (1.0 - keys @ table[place[first["crop"]]])).sum())
     expected = np.exp(logits) / np.exp(logits).sum()

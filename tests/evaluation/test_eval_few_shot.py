@@ -6,7 +6,8 @@ from glomflow.config import Evaluation, FewShot
 from glomflow.errors import GlomflowError
 from glomflow.evaluation.draws import draw_shots
 from glomflow.evaluation.few_shot import few_shot, fit_predict, pool_features
-from glomflow.evaluation.few_shot_summary import FEW_SHOT_FILES, TABLES, FewShotSummary, few_shot_summary
+from glomflow.evaluation.few_shot_schemas import FEW_SHOT_FILES, TABLES
+from glomflow.evaluation.few_shot_summary import FewShotSummary, few_shot_summary
 from glomflow.tables import FEW_SHOT, FEW_SHOT_SPACE, probability_columns, read_table, write_table
 
 SETTINGS = FewShot(shots=[1, 4], runs=6)
@@ -223,3 +224,53 @@ def test_unusable_predictions_name_the_crop(predictions, draws, spoil, message: 
 def test_reading_an_unfinished_summary_names_the_file(tmp_path) -> None:
     with pytest.raises(GlomflowError, match=r"missing metrics\.parquet, per_run\.parquet"):
         FewShotSummary.read(tmp_path)
+
+
+def _site_predictions(draws: pd.DataFrame, wrong: frozenset[str]) -> pd.DataFrame:
+    """Certain predictions, right but at the sites of ``wrong``."""
+    test = draws[draws["split"] == "test"]
+    truth = test["label"].map(CLASSES.index).to_numpy()
+    called = np.where(test["site"].isin(wrong), 1 - truth, truth)
+    rows = test[["run", "crop", "slide", "label"]].assign(method="linear_probe", shots=1)
+    rows["predicted"] = np.array(CLASSES)[called]
+    rows[list(FEW_SHOT_SPACE)] = np.nan
+    rows[["p_normal", "p_sclerosed"]] = np.eye(2)[called]
+    return rows.reset_index(drop=True)
+
+
+def test_held_out_sites_are_summarised_each_and_together(make_index, tmp_path) -> None:
+    """A crop counts once a round, so that a site weighs as many crops as it has."""
+    slides = [(f"S{n}", f"P{n}", lesion, 2) for n in range(8) for lesion in CLASSES]
+    sites = {f"P{n}": "large" if n < 6 else "small" for n in range(8)}
+    settings = FewShot(shots=[1], runs=3, protocol="leave_one_site_out")
+    draws = draw_shots(make_index(slides), settings, seed=0, sites=sites)
+    predictions = _site_predictions(draws, frozenset({"small"}))
+    summary = few_shot_summary(predictions, draws, EVALUATION, seed=0)
+    row = summary.metrics.set_index("metric").loc["accuracy"]
+    assert (row["mean"], row["sd"], row["runs"], row["slides"], row["crops"]) == (0.75, 0.0, 3, 8, 32)
+    table = summary.sites.set_index(["site", "metric"])
+    large, small = table.loc[("large", "accuracy")], table.loc[("small", "accuracy")]
+    assert (large["mean"], large["slides"], large["crops"], large["classes"]) == (1.0, 6, 24, 2)
+    assert (small["mean"], small["slides"], small["crops"], small["runs"]) == (0.0, 2, 8, 3)
+    assert large["interval"] == "wilson"
+    assert large["lower"] == pytest.approx(1 - 0.390334, abs=1e-5)  # Wilson, 6 of 6
+    assert small["upper"] == pytest.approx(0.657620, abs=1e-5)  # 0 of 2
+    runs = summary.per_run.set_index("run")
+    assert runs["site"].tolist() == ["large", "small"] * 3
+    assert runs["accuracy"].tolist() == [1.0, 0.0] * 3
+    assert runs["crops"].tolist() == [24, 8] * 3
+    assert summary.confusion["count"].sum() == 32
+    summary.write(tmp_path)
+    pd.testing.assert_frame_equal(FewShotSummary.read(tmp_path).sites, summary.sites, check_dtype=False)
+
+
+def test_without_held_out_sites_there_is_no_row_of_sites(predictions, draws) -> None:
+    summary = few_shot_summary(predictions, draws, EVALUATION, seed=0)
+    assert summary.sites.empty
+    assert summary.per_run["site"].isna().all()
+
+
+def test_0_shots_are_left_out_by_what_learns(index, draws) -> None:
+    settings = SETTINGS.model_copy(update={"shots": [0, 1], "methods": ["linear_probe"]})
+    rows = few_shot([index], [_maps(index)], [], settings, seed=1, draws=draws)
+    assert rows["shots"].unique().tolist() == [1]

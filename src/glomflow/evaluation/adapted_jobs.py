@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 from glomflow.config import Adapted, Config
 from glomflow.config_vlm import VlmBackbone
 from glomflow.errors import GlomflowError
-from glomflow.evaluation.adapted import Grid, predict_features, predict_tuned, shots_of
+from glomflow.evaluation.adapted import (
+    Grid,
+    left_out_shots,
+    predict_features,
+    predict_tuned,
+    shots_of,
+)
 from glomflow.evaluation.draws import DRAWS, labelled_crops
 from glomflow.files import atomic_path, write_json
 from glomflow.imaging.crop_store import open_array, read_store
@@ -256,7 +262,8 @@ def adapt(
                 bins=job.settings.evaluation.ece_bins,
             )
             found = predict(name, model, grid)
-            for remark in found[2]:
+            left_out = left_out_shots(name, model.method, job.settings.few_shot.shots)
+            for remark in [*left_out, *found[2]]:
                 print(f"{name}: {remark}")
             print(f"{name}: {model.method} in {len(grid.numbers())} runs", flush=True)
             parts.append(found)

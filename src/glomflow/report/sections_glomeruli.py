@@ -10,6 +10,7 @@ from glomflow.report.material import Material
 from glomflow.report.numbers import count, listing, number, p_text, percent, percent_interval, points_interval
 from glomflow.report.sections_data import exclusion_sentences, figure, lesion_classes
 from glomflow.report.sections_diagnosis import confidence, verdict
+from glomflow.report.sites_few_shot import drawn_words, few_shot_sites_table, split_words, unseen
 from glomflow.report.tables import Record, ends, keyed
 from glomflow.report.words_few_shot import method_labels, method_means
 
@@ -47,8 +48,8 @@ def summary_section(material: Material) -> Section | None:
         f"{method_means(material.config, method)} told {listing(classes)} apart with a balanced accuracy of "
         f"{percent(best['mean'])} ({confidence(material)} interval "
         f"{percent_interval(best['lower'], best['upper'])}; SD over runs {number(best['sd'])}), "
-        "on glomeruli of slides that it had not seen. "
-        f"{count(int(best['runs']), 'run')} drew slides and labelled glomeruli anew."
+        f"on glomeruli of {unseen(material.config.few_shot)} that it had not seen. "
+        f"{drawn_words(material.config.few_shot, int(best['runs']))}"
     ]
     sentences += _comparison_sentences(material, method, shots)
     auc = cells[method, shots, "macro_auc"]
@@ -130,15 +131,15 @@ def few_shot_section(material: Material) -> Section | None:
     settings = material.config.few_shot
     blocks: list[Block] = [
         Prose(
-            f"In each of {settings.runs} runs, {percent(settings.train_slide_fraction)} of the slides give "
-            "the labelled glomeruli, and all glomeruli of the other slides are the test set, the same for "
-            f"every method and number of shots. {_tuned(material)} Brackets hold "
+            f"{split_words(settings)} {_tuned(material)} Brackets hold "
             f"{confidence(material)} intervals that resample slides and runs together, because glomeruli "
             "of a slide resemble each other."
         ),
         *figure(material, "few_shot_curves"),
         tables_results.few_shot_table(found.metrics, method_labels(material.config)),
     ]
+    by_site = few_shot_sites_table(found.sites, method_labels(material.config))
+    blocks += [by_site] if by_site else []
     if len(found.comparisons):
         blocks.append(
             tables_results.few_shot_comparison_table(found.comparisons, method_labels(material.config))

@@ -148,6 +148,11 @@ def limits(material: Material) -> list[tuple[str, str]]:
             "Each site was told by models of the others, which is what a new laboratory would meet; but "
             "there are only so many sites, and the intervals resample patients, not sites."
         )
+    elif material.summary is None and material.config.few_shot.protocol == "leave_one_site_out":
+        another = (
+            "Each site was told by models of the others, which is what a new laboratory would meet; but "
+            "there are only so many sites, and the intervals resample slides within them, not sites."
+        )
     items.append(("Another hospital", another))
     if material.summary is not None:
         items += _diagnosis_limits(material)
