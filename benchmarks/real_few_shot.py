@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -75,13 +76,31 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Data:
-    """Crops with their index, and the draws; both may hold a crop in two colours."""
+    """Crops with their index, and the draws; both may hold a crop in two colours.
 
-    crops: Bytes
+    ``parts`` are the crops in one colour each, ``rows`` what of them, one behind the other, is used.
+    """
+
+    parts: tuple[Bytes, ...]
+    rows: NDArray[np.int64]
     index: pd.DataFrame
     draws: pd.DataFrame
     settings: FewShot
     seed: int
+
+    @property
+    def crops(self) -> Bytes:
+        """The crops that the index names."""
+        return np.concatenate(self.parts)[self.rows]
+
+    def features(self, backbone: Any, cache: ActivationCache) -> torch.Tensor:
+        """Their unit features, encoded colour by colour."""
+        return torch.cat([cache.features(backbone, part) for part in self.parts])[self.rows]
+
+    def recoloured(self, change: Callable[[Bytes, str], Bytes]) -> Data:
+        """The same crops of one colour, changed by a function of crop and slide."""
+        pairs = zip(self.crops, self.index["slide"], strict=True)
+        return replace(self, parts=(np.stack([change(crop, slide) for crop, slide in pairs]),))
 
     def grid(self, method: str) -> Grid:
         """The runs of an adapted model."""
@@ -104,7 +123,8 @@ def read_data(folder: Path, settings: FewShot, seed: int) -> Data:
             "lesion": labels["label"],
         }
     )
-    return Data(crops, index, draw_shots(index, settings, seed=seed), settings, seed)
+    rows = np.arange(len(crops))
+    return Data((crops,), rows, index, draw_shots(index, settings, seed=seed), settings, seed)
 
 
 def normalised(data: Data) -> Data:
@@ -117,15 +137,13 @@ def normalised(data: Data) -> Data:
     table = pd.DataFrame([profile_row(profile) for profile in profiles.values()])
     images = pd.DataFrame({"modality": "OM", "stain": "PAS", "slide": list(profiles)})
     target = choose_target(table, images, settings, Path())["PAS"]
-    pairs = zip(data.crops, data.index["slide"], strict=True)
-    return replace(data, crops=np.stack([normalise(crop, profiles[slide], target) for crop, slide in pairs]))
+    return data.recoloured(lambda crop, slide: normalise(crop, profiles[slide], target))
 
 
 def recoloured(data: Data) -> Data:
     """Every crop as another laboratory might have stained it."""
-    draws = [np.random.default_rng([data.seed, row]) for row in range(len(data.crops))]
-    changed = [augment_stains(crop, rng, STRENGTH) for crop, rng in zip(data.crops, draws, strict=True)]
-    return replace(data, crops=np.stack(changed))
+    rng = np.random.default_rng(0)
+    return data.recoloured(lambda crop, _: augment_stains(crop, rng, STRENGTH))
 
 
 def recoloured_tests(data: Data) -> Data:
@@ -135,8 +153,13 @@ def recoloured_tests(data: Data) -> Data:
     draws = data.draws.assign(crop=data.draws["crop"].where(~tested, data.draws["crop"] + " recoloured"))
     index = pd.concat([data.index, other], ignore_index=True)
     used = index["crop"].isin(draws["crop"]).to_numpy()
-    crops = np.concatenate([data.crops, recoloured(data).crops])[used]
-    return replace(data, crops=crops, index=index[used].reset_index(drop=True), draws=draws)
+    return replace(
+        data,
+        parts=(data.crops, recoloured(data).crops),
+        rows=np.flatnonzero(used),
+        index=index[used].reset_index(drop=True),
+        draws=draws,
+    )
 
 
 # --- methods -------------------------------------------------------------------------------------
@@ -164,7 +187,7 @@ def floor(data: Data, *, probe: bool) -> pd.DataFrame:
 
 def by_encoder(data: Data, name: str, methods: Sequence[str], cache: ActivationCache) -> pd.DataFrame:
     """Methods that need no text on features of Lite0."""
-    table = cache.features(ImageBackbone(name, ENCODERS[name], LITE0), data.crops)
+    table = data.features(ImageBackbone(name, ENCODERS[name], LITE0), cache)
     none = ClassText.none(len(CLASSES), table.shape[1])
     return pd.concat(
         [
@@ -179,7 +202,7 @@ def by_phantom_model(
 ) -> pd.DataFrame:
     """Methods on the model that is pretrained on the phantom."""
     prompts: Prompts = read_prompts(LABELS).subset(CLASSES)
-    text, table = class_text(prompts, backbone), cache.features(backbone, data.crops)
+    text, table = class_text(prompts, backbone), data.features(backbone, cache)
 
     def before(block: int | None) -> NDArray[np.float32]:
         return table.numpy() if block is None else cache.hidden(backbone, data.crops, block)
