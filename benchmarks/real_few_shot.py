@@ -12,7 +12,8 @@ The settings with ``stride`` and ``disc`` were chosen on draws of seed 101. The 
 once, after that.
 
 Prints Markdown. Run with: python benchmarks/real_few_shot.py --real FOLDER [--cache FOLDER] [--quick]
-FOLDER holds images and labels.csv; the cache keeps the pretrained model and activations between runs.
+FOLDER holds images and labels.csv; --methods are those of the phantom model, all by default; the cache keeps
+the pretrained model and activations between runs.
 """
 
 from __future__ import annotations
@@ -292,13 +293,15 @@ def paired_table(summary: FewShotSummary) -> None:
 # --- parts ---------------------------------------------------------------------------------------
 
 
-def all_methods(data: Data, backbone: Backbone, cache: ActivationCache) -> pd.DataFrame:
+def all_methods(
+    data: Data, backbone: Backbone, cache: ActivationCache, methods: Sequence[str]
+) -> pd.DataFrame:
     parts = [floor(data, probe=True)]
     for name in ENCODERS:
         start = time.perf_counter()
         parts.append(by_encoder(data, name, TEXT_FREE, cache))
         note(f"{name}: {time.perf_counter() - start:.0f} s")
-    parts.append(by_phantom_model(data, [*FEATURE_METHODS, *TUNED_METHODS], backbone, cache))
+    parts.append(by_phantom_model(data, methods, backbone, cache))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -309,10 +312,12 @@ def controlled(data: Data, backbone: Backbone, cache: ActivationCache) -> pd.Dat
     return pd.concat(parts, ignore_index=True)
 
 
-def measure(data: Data, backbone: Backbone, cache: ActivationCache, *, quick: bool) -> None:
+def measure(
+    data: Data, backbone: Backbone, cache: ActivationCache, methods: Sequence[str], *, quick: bool
+) -> None:
     """Prints all tables."""
     evaluation = Evaluation(bootstrap=200 if quick else 2000)
-    rows = all_methods(data, backbone, cache)
+    rows = all_methods(data, backbone, cache, methods)
     summary = few_shot_summary(rows, data.draws, evaluation, seed=data.seed)
     curve_table(summary, "as scanned")
     paired_table(summary)
@@ -333,6 +338,7 @@ def main() -> None:
     parser.add_argument("--real", type=Path, required=True, help="folder of glomeruli with a labels.csv")
     parser.add_argument("--cache", type=Path, default=Path("results/real_few_shot"), help="kept between runs")
     parser.add_argument("--seed", type=int, default=2026, help="seed of the draws")
+    parser.add_argument("--methods", nargs="+", default=[*FEATURE_METHODS, *TUNED_METHODS], metavar="METHOD")
     parser.add_argument("--quick", action="store_true", help="two runs, 200 resamples: does it run?")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -348,7 +354,7 @@ def main() -> None:
     backbone = phantom_model(arguments.cache / "phantom")
     (arguments.cache / "activations").mkdir(parents=True, exist_ok=True)
     cache = ActivationCache(arguments.cache / "activations")
-    measure(data, backbone, cache, quick=arguments.quick)
+    measure(data, backbone, cache, arguments.methods, quick=arguments.quick)
     print(f"\n{time.perf_counter() - start:.0f} s, of which {time.process_time():.0f} s of processor time")
 
 

@@ -73,6 +73,10 @@ FINDERS = [*map(str, range(FINDER.n_splits)), "all"] if FINDER.model == "train" 
 
 ADAPTED = CONFIG.few_shot.adapted if FEW_SHOT else {}
 BACKBONES = list(dict.fromkeys(model.backbone for model in ADAPTED.values()))
+# A backbone without a text tower has nothing that its patches could be compared with.
+TEXT_BACKBONES = [name for name in BACKBONES if CONFIG.vlm.backbones[name].has_text]
+SIMILARITY = [f"similarity_maps-{name}" for name in TEXT_BACKBONES]
+FEW_SHOT_CURVES = ["few_shot_curves", "few_shot_confusion", "few_shot_reliability"]
 PHANTOM_VLM = any(CONFIG.vlm.backbones[name].is_phantom for name in BACKBONES)
 
 
@@ -456,7 +460,10 @@ def figures(names, suffix, category):
     captioned = functools.partial(report, category=category)
     captions = BASE / "rules" / "captions"
     return [
-        captioned(f"{R}/figures/{name}.{suffix}", caption=str(captions / f"{name}.rst"))
+        captioned(
+            f"{R}/figures/{name}.{suffix}",
+            caption=str(captions / f"{name.partition('-')[0]}.rst"),
+        )
         for name in names
     ]
 
@@ -518,10 +525,10 @@ def report_inputs():
     if FEW_SHOT:
         files["few_shot"] = [f"{R}/few_shot/{name}.parquet" for name in FEW_SHOT_TABLES]
         files["few_shot_json"] = f"{R}/few_shot/draws.json"
-        shown += [
-            f"{R}/figures/{name}.svg"
-            for name in ("few_shot_curves", "few_shot_confusion")
-        ]
+        files["few_shot_geometry"] = few_shot_files("geometry")
+        files["similarity_said"] = similarity_files("json")
+        shown += [f"{R}/figures/{name}.svg" for name in FEW_SHOT_CURVES]
+        shown += [f"{R}/figures/{name}.png" for name in SIMILARITY]
     if FINDER_JUDGED:
         files["finder"] = [
             f"{R}/finder/metrics/{name}.parquet" for name in FINDER_TABLES
@@ -637,6 +644,18 @@ def vlm_settings(backbone, models=()):
         )
         settings |= {"encoder": own} if name == "default" else {"encoders": {name: own}}
     return settings | {"few_shot": few_shot, "vlm": vlm}
+
+
+def similarity_settings(wildcards):
+    """What the maps of patches and texts depend on."""
+    settings = vlm_settings(wildcards.backbone)
+    settings["vlm"]["labels"] = dump(CONFIG.vlm.labels)
+    return settings
+
+
+def similarity_files(suffix):
+    """A file per backbone that has a text tower."""
+    return expand(f"{R}/vlm/{{backbone}}/similarity.{suffix}", backbone=TEXT_BACKBONES)
 
 
 def adapted_jobs():

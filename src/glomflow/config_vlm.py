@@ -71,7 +71,7 @@ class VlmBackbone(Section):
 
     @property
     def has_text(self) -> bool:
-        """Whether it has a text tower."""
+        """Whether there is a text tower that images can be compared with."""
         return self.library != "timm"
 
     @property

@@ -219,6 +219,25 @@ def _pooled(job: Job, labelled: LabelledCrops) -> tuple[NDArray[np.float32], dic
     return found.numpy(), {"maps_of": encoder.name, "weights": encoder.weights, "disc": job.section.disc}
 
 
+def read_features(features: Path, index: Path) -> tuple[torch.Tensor, list[str]]:
+    """Reads what :func:`encode_crops` wrote.
+
+    Returns:
+        Unit features (n, D), and the crop of each row.
+
+    Raises:
+        GlomflowError: The two do not fit each other.
+    """
+    crops = read_table(index, ENCODED)["crop"].tolist()
+    table = torch.from_numpy(np.array(open_array(features, "features")))
+    if len(table) != len(crops):
+        raise GlomflowError(
+            f"features {features} have {len(table)} rows, their index {index} has {len(crops)}; delete both "
+            "and run again"
+        )
+    return table, crops
+
+
 def adapt(
     job: Job, models: Mapping[str, Adapted], draws: Path, features: Path, index: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -237,13 +256,7 @@ def adapt(
     Raises:
         GlomflowError: Files do not fit each other, prompts are missing, or a method cannot be run.
     """
-    drawn, crops = read_table(draws, DRAWS), read_table(index, ENCODED)["crop"].tolist()
-    table = torch.from_numpy(np.array(open_array(features, "features")))
-    if len(table) != len(crops):
-        raise GlomflowError(
-            f"features {features} have {len(table)} rows, their index {index} has {len(crops)}; delete both "
-            "and run again"
-        )
+    drawn, (table, crops) = read_table(draws, DRAWS), read_features(features, index)
     parts = []
     with deterministic(job.threads), tempfile.TemporaryDirectory(dir=features.parent) as folder:
         labelled = job.labelled()
