@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from glomflow.cohort.disk import CohortFolder, check_listed_once, check_not_shared, check_paths
+from glomflow.cohort.addresses import check_addresses
+from glomflow.cohort.disk import CohortFolder, check_listed_once, check_not_shared, check_paths, folder_checks
 from glomflow.cohort.sheet_file import Sheet, as_table, first_of, read_sheet
 from glomflow.errors import CohortError
 from glomflow.suggest import did_you_mean, nearest, nearest_numbered
@@ -29,6 +30,8 @@ OPTIONAL_IMAGE_COLUMNS = (
     "annotation",
     "kind",
     "lesion",
+    "url",
+    "sha256",
 )
 KINDS = ("field", "crop")
 STAGES = ("I", "II", "III")
@@ -71,7 +74,8 @@ def read_cohort(
         patients_csv: Sheet with the columns ``patient, label, site[, stage]``; an empty site becomes
             'unknown', and a stage belongs to the label MN only.
         images_csv: Sheet with ``patient, modality, path[, slide, stain, marker, um_per_px, nm_per_px,
-            annotation, kind, lesion]``; ``slide`` defaults to the image's identifier, ``kind`` to 'field'.
+            annotation, kind, lesion, url, sha256]``; ``slide`` defaults to the image's identifier, ``kind``
+            to 'field'.
         classes: The labels.
         n_splits: Outer folds; every class needs as many patients.
         shards: Number of shards.
@@ -94,7 +98,7 @@ def read_cohort(
         _check_class_sizes(patients, classes, n_splits)
     _check_images(images)
     _check_belonging(patients, images)
-    check_image_files(images, "path", CohortFolder(folder) if check_files else None)
+    check_image_files(images, "path", folder_checks(folder) if check_files else None)
     problems = [*patients.sorted_problems(), *images.sorted_problems()]
     if problems:
         raise CohortError(problems)
@@ -131,11 +135,12 @@ def check_image_files(
     Adds ``id``, the images' identifiers, to the sheet's frame and fills the empty cells of ``slide`` with it.
 
     Args:
-        sheet: The sheet, with columns ``patient``, ``slide``, ``column`` and ``mask``.
+        sheet: The sheet, with columns ``patient``, ``slide``, ``url``, ``sha256``, ``column`` and ``mask``.
         column: Column of image files.
         folder: The cohort folder; None leaves the files alone.
         mask: Column of annotation files.
     """
+    check_addresses(sheet)
     sizes = None if folder is None else check_paths(sheet, column, folder, images=True)
     first = check_listed_once(sheet, column)
     if folder is not None and sizes is not None:
