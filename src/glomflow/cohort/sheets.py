@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from glomflow.cohort.addresses import COLUMNS as ADDRESS_COLUMNS
 from glomflow.cohort.addresses import check_addresses
 from glomflow.cohort.disk import CohortFolder, check_listed_once, check_not_shared, check_paths, folder_checks
 from glomflow.cohort.sheet_file import Sheet, as_table, first_of, read_sheet
@@ -30,8 +31,6 @@ OPTIONAL_IMAGE_COLUMNS = (
     "annotation",
     "kind",
     "lesion",
-    "url",
-    "sha256",
 )
 KINDS = ("field", "crop")
 STAGES = ("I", "II", "III")
@@ -92,7 +91,9 @@ def read_cohort(
     patient_columns = PATIENT_COLUMNS if check_classes else ("patient", "site")
     optional = ("stage",) if check_classes else ("label", "stage")
     patients = read_sheet(folder, patients_csv, required=patient_columns, optional=optional)
-    images = read_sheet(folder, images_csv, required=IMAGE_COLUMNS, optional=OPTIONAL_IMAGE_COLUMNS)
+    images = read_sheet(
+        folder, images_csv, required=IMAGE_COLUMNS, optional=(*OPTIONAL_IMAGE_COLUMNS, *ADDRESS_COLUMNS)
+    )
     _check_patients(patients, classes if check_classes else None)
     if check_classes and {"patient", "label"} <= patients.present:
         _check_class_sizes(patients, classes, n_splits)
