@@ -78,7 +78,11 @@ FINDERS = [*map(str, range(FINDER.n_splits)), "all"] if FINDER.model == "train" 
 
 
 # What a run with storage needs to know: the shards' tables are read from it by jobs only.
-SCRATCH = tempfile.TemporaryDirectory(prefix="glomflow-sheets-")
+SCRATCH = (
+    tempfile.TemporaryDirectory(prefix="glomflow-sheets-")
+    if is_bucket(FOLDER)
+    else None
+)
 SHEETS_ONLY = is_bucket(FOLDER) or (
     workflow.storage_settings.default_storage_provider is not None
 )
@@ -324,11 +328,14 @@ def fetched_manifests():
 
 def still_to_fetch():
     """The shards whose files are not all in place; no others have a rule that fetches."""
-    shards = [
-        shard
-        for shard, files in ADDRESSED.items()
-        if not is_fetched(files, FOLDER, fetched(shard))
-    ]
+    try:
+        shards = [
+            shard
+            for shard, files in ADDRESSED.items()
+            if not is_fetched(files, FOLDER, fetched(shard))
+        ]
+    except GlomflowError as error:
+        raise WorkflowError(str(error)) from None
     absent = [one for shard in shards for one in missing(ADDRESSED[shard], FOLDER)]
     if absent and CONFIG.run.offline:
         raise WorkflowError(

@@ -121,6 +121,7 @@ def test_images_are_fetched_by_address_once(project, cohort) -> None:
     assert nothing_to_do(project, *target)
 
 
+@pytest.mark.skipif(shutil.which("rsync") is None, reason="needs rsync")
 def test_results_on_a_mounted_folder(project, tmp_path) -> None:
     storage = ("--default-storage-provider", "fs", "--default-storage-prefix", str(tmp_path / "mounted"))
     target = (

@@ -224,7 +224,7 @@ def _client(address: str) -> Any:
         from botocore.exceptions import BotoCoreError
     except ModuleNotFoundError as error:
         raise GlomflowError(
-            f"cohort.folder: {address} is in a bucket, and boto3 is not installed; install glomflow[s3]"
+            f"cohort.folder: {address} is in a bucket, and boto3 is not installed; docs/storage.md tells how"
         ) from error
     settings = {key: os.environ.get(name) or None for key, name in _VARIABLES.items()}
     settings["region_name"] = settings["region_name"] or os.environ.get("AWS_REGION") or _DEFAULT_REGION

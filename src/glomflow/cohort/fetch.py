@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from glomflow.cohort.addresses import wrong_address
+from glomflow.cohort.addresses import COLUMNS, wrong_address
 from glomflow.cohort.bucket import is_bucket
 from glomflow.cohort.disk import CohortFolder, wrong_form
-from glomflow.cohort.fingerprint import sheet_records
+from glomflow.cohort.fingerprint import sheet_header, sheet_records
 from glomflow.cohort.sheets import shard_of
 from glomflow.errors import CohortError, GlomflowError, Problem
 from glomflow.files import atomic_path, read_json, sha256_file, write_json
@@ -60,6 +60,8 @@ def downloads_by_shard(sheet: str | os.PathLike[str], folder: str, shards: int) 
         CohortError: An address or a digest cannot be used, or the cohort lies in a bucket.
     """
     name, problems = Path(sheet).name, []
+    if not set(COLUMNS) & set(sheet_header(sheet)):
+        return {}
     found: dict[int, list[Download]] = {}
     places: dict[str, Download] = {}
     for number, row in enumerate(sheet_records(sheet), 2):

@@ -96,6 +96,15 @@ def _images_by_shard(
     return {shard: tuple(images) for shard, images in found.items()}
 
 
+def sheet_header(sheet: str | os.PathLike[str]) -> list[str]:
+    """Returns the column names of a sheet; none where it cannot be read."""
+    try:
+        with open(sheet, encoding="utf-8-sig", newline="") as handle:
+            return [name.strip() for name in next(csv.reader(handle), [])]
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
+
+
 def sheet_records(sheet: str | os.PathLike[str]) -> list[dict[str, str]]:
     """Returns the rows of a sheet as they are, blanks trimmed; none where it cannot be read."""
     try:
