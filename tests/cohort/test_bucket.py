@@ -167,3 +167,14 @@ def test_sheets_that_are_missing_are_named(client) -> None:
     require_sheets("s3://hospital/study", ["patients.csv", "images.csv"])
     with pytest.raises(CohortError, match=r"labels.csv: the sheet is not in s3://hospital/study"):
         require_sheets("s3://hospital/study", ["labels.csv"])
+
+
+def test_errors_of_the_service_name_the_bucket(client, monkeypatch) -> None:
+    error = type("ClientError", (Exception,), {"__module__": "botocore.exceptions"})
+
+    def refuse(**settings):
+        raise error("AccessDenied")
+
+    monkeypatch.setattr(client, "paginate", refuse)
+    with pytest.raises(GlomflowError, match="s3://hospital/study: AccessDenied; check the address"):
+        Bucket("s3://hospital/study").listing()

@@ -28,6 +28,8 @@ _VARIABLES = {
     "aws_secret_access_key": "SNAKEMAKE_STORAGE_S3_SECRET_KEY",
     "aws_session_token": "SNAKEMAKE_STORAGE_S3_TOKEN",
 }
+_PACKAGES = ("boto3", "botocore", "s3transfer")
+"""Whose errors are about the bucket; they have no common base class."""
 _DEFAULT_REGION = "us-east-1"
 _ADVICE = (
     "check the address, the endpoint and the credentials (SNAKEMAKE_STORAGE_S3_ACCESS_KEY and "
@@ -138,12 +140,11 @@ class Bucket:
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError
-
         try:
             yield
-        except (BotoCoreError, ClientError, Boto3Error) as error:
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] not in _PACKAGES:
+                raise
             raise GlomflowError(f"{what}: {error}; {_ADVICE}") from error
 
 
