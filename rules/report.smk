@@ -2,6 +2,7 @@ rule figures_images:
     """Draw what the cohort and its crops look like."""
     input:
         **picture_inputs(),
+        thumbnails=expand(result("inventory/thumbnails/{shard}"), shard=SHARDS),
     output:
         *figures(PICTURES, "png", "Images"),
     log:
@@ -127,11 +128,41 @@ if FEW_SHOT:
         input:
             few_shot=rules.few_shot_metrics.output,
         output:
-            *figures(["few_shot_curves", "few_shot_confusion"], "svg", "Glomeruli"),
+            *figures(FEW_SHOT_CURVES, "svg", "Glomeruli"),
         log:
             result("logs/figures_few_shot.log"),
         benchmark:
             result("benchmarks/figures_few_shot.tsv")
+        conda:
+            "../envs/glomflow.yaml"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=30,
+            gpu=0,
+        params:
+            config=dump(CONFIG),
+            code=code("figures.py"),
+        script:
+            "../workflow_scripts/figures.py"
+
+
+if SIMILARITY:
+
+    rule figures_similarity:
+        """Draw how close patches of glomeruli are to the texts of the classes."""
+        input:
+            om_crops=store("om", "npy"),
+            om_index=store("om", "parquet"),
+            similarity_maps=similarity_files("npy"),
+            similarity_index=similarity_files("parquet"),
+            similarity_said=similarity_files("json"),
+        output:
+            *figures(SIMILARITY, "png", "Glomeruli"),
+        log:
+            result("logs/figures_similarity.log"),
+        benchmark:
+            result("benchmarks/figures_similarity.tsv")
         conda:
             "../envs/glomflow.yaml"
         threads: 1
@@ -151,11 +182,12 @@ rule report:
     input:
         **report_inputs(),
     output:
-        report(
+        page=report(
             result("report.html"),
             caption="../rules/captions/report.rst",
             category="Report",
         ),
+        costs=result("costs.parquet"),
     log:
         result("logs/report.log"),
     benchmark:
@@ -170,6 +202,7 @@ rule report:
     params:
         config=dump(CONFIG),
         runs=RUNS if DIAGNOSIS else [],
+        results=lambda wildcards, output: str(Path(output.page).parent),
         code=code("report.py"),
     script:
         "../workflow_scripts/report.py"

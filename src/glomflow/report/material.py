@@ -12,6 +12,7 @@ import pandas as pd
 
 from glomflow.cohort.folds import eligible_patients
 from glomflow.config import Config
+from glomflow.costs import JOB_COSTS
 from glomflow.errors import GlomflowError
 from glomflow.evaluation.detection_summary import FinderSummary
 from glomflow.evaluation.explanations import Checks
@@ -23,6 +24,7 @@ from glomflow.files import read_json
 from glomflow.tables import (
     CROPS,
     FOLDS,
+    GEOMETRY,
     INVENTORY,
     MODALITIES,
     PATIENTS,
@@ -63,10 +65,14 @@ class ReportInputs:
         phantom: ``phantom.json``.
         few_shot_dir: Folder of the few-shot summary.
         few_shot_json: JSON with the digest of the draws of slides and shots.
+        few_shot_geometry: GEOMETRY tables of adapted models.
+        similarity: JSON on the maps of patches and texts of each backbone.
+        similarity_maps: Maps and index of each of these backbones (figures only).
         finder_dir: Folder of the glomerulus finder's evaluation.
         explanation_maps: Memory map and index of each explain job (figures only).
         explanation_contributions: CONTRIBUTIONS tables (figures only).
         explanations_dir: Folder of the checks of explanations.
+        costs: JOB_COSTS table.
         figures: Figure files by name, see :data:`glomflow.report.captions.FIGURES`.
         cohort_folder: Folder that paths of images and masks are relative to (figures only).
         thumbnails: Folder that thumbnails are relative to (figures only).
@@ -94,10 +100,14 @@ class ReportInputs:
     phantom: Path | None = None
     few_shot_dir: Path | None = None
     few_shot_json: Path | None = None
+    few_shot_geometry: Sequence[Path] = ()
+    similarity: Sequence[Path] = ()
+    similarity_maps: Sequence[Store] = ()
     finder_dir: Path | None = None
     explanation_maps: Sequence[Store] = ()
     explanation_contributions: Sequence[Path] = ()
     explanations_dir: Path | None = None
+    costs: Path | None = None
     figures: Mapping[str, Path] = field(default_factory=dict)
     cohort_folder: Path | None = None
     thumbnails: Path | None = None
@@ -226,6 +236,17 @@ class Material:
         return None if folder is None else FewShotSummary.read(folder)
 
     @cached_property
+    def geometry(self) -> pd.DataFrame | None:
+        """GEOMETRY rows of adapted models."""
+        return read_tables(self.inputs.few_shot_geometry, GEOMETRY)
+
+    @cached_property
+    def similarity(self) -> dict[str, dict[str, Any]]:
+        """What is told of the maps of patches and texts, by backbone."""
+        found = [read_json(path) for path in self.inputs.similarity]
+        return {str(one["backbone"]): one for one in found}
+
+    @cached_property
     def finder(self) -> FinderSummary | None:
         """The glomerulus finder's evaluation."""
         folder = self.inputs.finder_dir
@@ -241,6 +262,11 @@ class Material:
     def deposit_hits(self) -> pd.DataFrame | None:
         """HITS rows."""
         return None if self.inputs.deposit_hits is None else read_table(self.inputs.deposit_hits, HITS)
+
+    @cached_property
+    def costs(self) -> pd.DataFrame | None:
+        """JOB_COSTS rows."""
+        return None if self.inputs.costs is None else read_table(self.inputs.costs, JOB_COSTS)
 
     @cached_property
     def phantom(self) -> dict[str, Any] | None:
