@@ -64,6 +64,11 @@ class Run(Section):
         description="Never reach for the internet: weights come from files or packages, and images that the "
         "sheets give addresses for have to be there.",
     )
+    container: str | None = Field(
+        None,
+        description="Container image that jobs run in with `--sdm apptainer`: a `.sif` file or an address "
+        "such as `docker://registry/glomflow:0.1.0`, see docs/environments.md.",
+    )
 
 
 class Cohort(Section):
