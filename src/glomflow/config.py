@@ -265,8 +265,8 @@ class FewShot(Section):
     )
     ensembles: dict[Name, list[str]] = Field(
         {},
-        description="Ensembles by name: methods and adapted models whose log probabilities are averaged, each "
-        "with the same say, such as `both: [probe, colour_texture]`.",
+        description="Ensembles by name: methods and adapted models whose log probabilities are averaged, "
+        "each with the same say, such as `both: [probe, colour_texture]`.",
     )
 
     @property
@@ -279,14 +279,12 @@ class FewShot(Section):
         known = [*self.methods, *self.adapted]
         for name, members in self.ensembles.items():
             if name in known:
-                raise ValueError(
-                    f"ensembles.{name}: '{name}' is a method or a model as well; name it otherwise"
-                )
+                raise ValueError(f"ensembles.{name}: '{name}' is a method or a model as well; rename it")
             stray = [member for member in members if member not in known]
             if stray:
                 raise ValueError(
-                    f"ensembles.{name}: '{stray[0]}' is not among methods and adapted ({', '.join(known)}); add "
-                    "it there or correct the name"
+                    f"ensembles.{name}: '{stray[0]}' is not among methods and adapted ({', '.join(known)}); "
+                    "add it there or correct the name"
                 )
             if len(set(members)) < 2 or len(set(members)) < len(members):
                 raise ValueError(f"ensembles.{name}: name two or more different methods or adapted models")
