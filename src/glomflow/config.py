@@ -283,7 +283,8 @@ class FewShot(Section):
             stray = [member for member in members if member not in known]
             if stray:
                 raise ValueError(
-                    f"ensembles.{name}: '{stray[0]}' is not among methods and adapted ({', '.join(known)}); "
+                    f"ensembles.{name}: '{stray[0]}' is not among methods and adapted "
+                    f"({', '.join(known)}); "
                     "add it there or correct the name"
                 )
             if len(set(members)) < 2 or len(set(members)) < len(members):
@@ -291,7 +292,7 @@ class FewShot(Section):
             frozen = [m for m in members if m in self.adapted and self.adapted[m].method == "zero_shot"]
             if frozen and len(frozen) < len(members):
                 raise ValueError(
-                    f"ensembles.{name}: {frozen[0]} has 0 shots and the others have more; take {frozen[0]} out"
+                    f"ensembles.{name}: {frozen[0]} has 0 shots and the others have more; take it out"
                 )
         return self
 

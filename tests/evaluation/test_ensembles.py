@@ -70,7 +70,7 @@ def test_members_that_do_not_fit_are_named(predictions, change, message) -> None
         (["probe", "colour"], r"ensembles\.both: 'colour' is not among methods and adapted"),
         (["probe"], "name two or more different"),
         (["probe", "probe"], "name two or more different"),
-        (["probe", "zero"], "zero has 0 shots and the others have more; take zero out"),
+        (["probe", "zero"], "zero has 0 shots and the others have more; take it out"),
     ],
 )
 def test_the_configuration_refuses_ensembles_that_cannot_be(members, message) -> None:
