@@ -62,6 +62,11 @@ class Run(Section):
     offline: bool = Field(
         True, description="Never reach for the internet: weights come from files or packages."
     )
+    container: str | None = Field(
+        None,
+        description="Container image that jobs run in with `--sdm apptainer`: a `.sif` file or an address "
+        "such as `docker://registry/glomflow:0.1.0`, see docs/environments.md.",
+    )
 
 
 class Cohort(Section):
