@@ -72,7 +72,8 @@ ENCODERS = {
     "Lite0, stride 16": VlmBackbone(library="timm", stride=16),
     "Lite0, stride 16, 8 views": VlmBackbone(library="timm", stride=16, symmetries=True),
 }
-CONTROLLED = ("Lite0", "Lite0, stride 16")
+CONTROLLED = ("Lite0", "Lite0, stride 16", "Lite0, stride 16, 8 views")
+OTHER_SEEDS = (101, 2026, 2028, 2029, 2030, 2031)
 Bytes = NDArray[np.uint8]
 
 
@@ -312,11 +313,43 @@ def all_methods(
 
 def controlled(data: Data, backbone: Backbone, cache: ActivationCache) -> pd.DataFrame:
     parts = [floor(data, probe=False)]
-    parts += [by_encoder(data, name, ["linear_probe"], cache) for name in CONTROLLED]
+    parts += [by_encoder(data, name, ["linear_probe"], cache) for name in CONTROLLED[:2]]
     parts.append(by_phantom_model(data, ["zero_shot", "linear_probe"], backbone, cache))
     rows = pd.concat(parts, ignore_index=True)
     members = {f"{CONTROLLED[1]}: linear_probe, and the floor": [f"{CONTROLLED[1]}: linear_probe", FLOOR]}
     return pd.concat([rows, ensembles(rows, members)], ignore_index=True)
+
+
+def other_draws(data: Data, cache: ActivationCache, seeds: Sequence[int], evaluation: Evaluation) -> None:
+    """The difference to the floor at the main number of shots, on draws of other seeds."""
+    name = CONTROLLED[-1]
+    probe, both = f"{name}: linear_probe", f"{name}: linear_probe, and the floor"
+    header("seed", "floor", "probe", "less the floor", "p", "probe and floor", "less the floor", "p")
+    for seed in seeds:
+        drawn = draw_shots(data.index, data.settings, seed=seed)
+        own = replace(
+            data, draws=drawn, seed=seed, settings=data.settings.model_copy(update={"shots": [MAIN]})
+        )
+        rows = pd.concat([floor(own, probe=False), by_encoder(own, name, ["linear_probe"], cache)])
+        rows = pd.concat([rows, ensembles(rows, {both: [probe, FLOOR]})], ignore_index=True)
+        summary = few_shot_summary(rows, drawn, evaluation, seed=seed)
+        main = summary.metrics[summary.metrics["metric"] == "balanced_accuracy"].set_index("method")["mean"]
+        pairs = summary.comparisons[summary.comparisons["metric"] == "balanced_accuracy"].set_index("other")
+        row(
+            seed,
+            short(main[FLOOR]),
+            *(
+                cell
+                for method in (probe, both)
+                for cell in (short(main[method]), *difference(pairs.loc[method]))
+            ),
+        )
+
+
+def difference(pair: pd.Series) -> tuple[str, str]:
+    """A method less the floor with its interval, and p."""
+    low, high = short(-pair["upper"], "+"), short(-pair["lower"], "+")
+    return f"{short(-pair['difference'], '+')} [{low}, {high}]", f"{pair['p_value']:.3f}"
 
 
 def measure(
@@ -328,6 +361,7 @@ def measure(
     summary = few_shot_summary(rows, data.draws, evaluation, seed=data.seed)
     curve_table(summary, "as scanned")
     paired_table(summary)
+    other_draws(data, cache, OTHER_SEEDS, evaluation)
     colours: dict[str, Callable[[Data], Data]] = {
         "as scanned": lambda same: same,
         "normalised": normalised,

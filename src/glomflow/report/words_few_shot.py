@@ -43,7 +43,7 @@ def method_labels(config: Config) -> dict[str, str]:
         name: f"{ADAPTATIONS[model.method]} ({model.backbone})" for name, model in few_shot.adapted.items()
     }
     times = Counter(called.values())
-    labels = {name: METHODS[name] for name in few_shot.methods}
+    labels: dict[str, str] = {name: METHODS[name] for name in few_shot.methods}
     labels |= {name: words if times[words] == 1 else name for name, words in called.items()}
     return labels | {name: f"ensemble {name}" for name in few_shot.ensembles}
 
