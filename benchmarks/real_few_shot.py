@@ -256,6 +256,10 @@ def short(value: float, sign: str = "") -> str:
     return f"{value:{sign}.3f}".replace("0.", ".", 1)
 
 
+def p_text(value: float) -> str:
+    return "< .001" if value < 0.001 else short(value)
+
+
 def curve_table(summary: FewShotSummary, first: str) -> None:
     """Balanced accuracy over shots: mean, SD over runs, interval over slides and runs."""
     cells = summary.metrics[summary.metrics["metric"] == "balanced_accuracy"]
@@ -285,10 +289,10 @@ def paired_table(summary: FewShotSummary) -> None:
             method,
             short(-balanced["difference"], "+"),
             f"[{short(-balanced['upper'], '+')}, {short(-balanced['lower'], '+')}]",
-            f"{balanced['p_value']:.3f}",
-            f"{balanced['p_holm']:.3f}",
+            p_text(balanced["p_value"]),
+            p_text(balanced["p_holm"]),
             short(-auc["difference"], "+"),
-            f"{auc['p_value']:.3f}",
+            p_text(auc["p_value"]),
         )
 
 
@@ -349,7 +353,7 @@ def other_draws(data: Data, cache: ActivationCache, seeds: Sequence[int], evalua
 def difference(pair: pd.Series) -> tuple[str, str]:
     """A method less the floor with its interval, and p."""
     low, high = short(-pair["upper"], "+"), short(-pair["lower"], "+")
-    return f"{short(-pair['difference'], '+')} [{low}, {high}]", f"{pair['p_value']:.3f}"
+    return f"{short(-pair['difference'], '+')} [{low}, {high}]", p_text(pair["p_value"])
 
 
 def measure(
