@@ -687,7 +687,8 @@ def frozen_files(pattern):
 
 def draw_settings():
     """What the draws of slides and labelled glomeruli depend on."""
-    return CONFIG.few_shot.model_dump(mode="json", exclude={"adapted", "methods", "l2"})
+    unread = {"adapted", "ensembles", "methods", "l2"}
+    return CONFIG.few_shot.model_dump(mode="json", exclude=unread)
 
 
 def backbone_inputs(wildcards):
@@ -743,7 +744,8 @@ def vlm_settings(backbone, models=()):
     few_shot, vlm = {"classes": CONFIG.few_shot.classes}, {}
     settings = {"run": {"offline": CONFIG.run.offline}}
     if models:
-        few_shot = CONFIG.few_shot.model_dump(mode="json", exclude={"methods", "l2"})
+        unread = {"ensembles", "methods", "l2"}
+        few_shot = CONFIG.few_shot.model_dump(mode="json", exclude=unread)
         few_shot["adapted"] = {name: dump(ADAPTED[name]) for name in models}
         vlm = {"labels": dump(CONFIG.vlm.labels), "umap": CONFIG.vlm.umap}
         settings["run"]["seed"] = CONFIG.run.seed
@@ -795,3 +797,9 @@ def few_shot_files(what):
     for backbone, own in adapted_jobs():
         files.append(result(f"few_shot/{what}/{backbone}-{own}.parquet"))
     return files
+
+
+def ensemble_files():
+    """The predictions of ensembles, if there are any."""
+    path = result("few_shot/predictions/ensembles.parquet")
+    return [path] if CONFIG.few_shot.ensembles else []
