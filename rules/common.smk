@@ -14,11 +14,12 @@ from glomflow.cohort.fingerprint import (
 )
 from glomflow.cohort.phantom.sites import SITES as PHANTOM_SITES
 from glomflow.environment import expose_library
-from glomflow.errors import CohortError, ConfigError
+from glomflow.errors import CohortError, ConfigError, GlomflowError
 from glomflow.evaluation.detection_summary import TABLES as FINDER_TABLES
 from glomflow.evaluation.explanations import TABLES as EXPLANATION_CHECKS
 from glomflow.evaluation.few_shot_schemas import TABLES as FEW_SHOT_SCHEMAS
 from glomflow.evaluation.summary_schemas import TABLES
+from glomflow.models.vlm.label_sets import check_labels
 
 BASE = Path(workflow.basedir)
 expose_library(BASE / "src")
@@ -73,7 +74,19 @@ FINDERS = [*map(str, range(FINDER.n_splits)), "all"] if FINDER.model == "train" 
 
 ADAPTED = CONFIG.few_shot.adapted if FEW_SHOT else {}
 BACKBONES = list(dict.fromkeys(model.backbone for model in ADAPTED.values()))
-PHANTOM_VLM = any(CONFIG.vlm.backbones[name].weights == "phantom" for name in BACKBONES)
+PHANTOM_BACKBONES = [
+    name
+    for name in BACKBONES
+    if CONFIG.vlm.backbones[name].library == "open_clip"
+    and CONFIG.vlm.backbones[name].weights == "phantom"
+]
+PHANTOM_VLM = bool(PHANTOM_BACKBONES)
+
+try:
+    if ADAPTED:
+        check_labels(CONFIG)
+except GlomflowError as error:
+    raise WorkflowError(f"config: {error}") from None
 
 
 wildcard_constraints:
@@ -599,6 +612,25 @@ def prompt_files():
             f"config: vlm.labels.folder: there is no folder {folder}; correct the path"
         )
     return sorted(map(str, Path(folder).glob("*.txt")))
+
+
+def checked_prompts(backbones):
+    """The checked prompts of backbones: what waits for them does not depend on their wording."""
+    return ancient(expand(result("vlm/{backbone}/prompts.json"), backbone=backbones))
+
+
+def prompt_settings(backbone):
+    """What checking the prompts of a backbone depends on."""
+    section = dump(CONFIG.vlm.backbones[backbone])
+    return {
+        "run": {"offline": CONFIG.run.offline},
+        "few_shot": {"classes": CONFIG.few_shot.classes},
+        "vlm": {
+            "labels": dump(CONFIG.vlm.labels),
+            "backbones": {backbone: section},
+            "pretraining": dump(CONFIG.vlm.pretraining),
+        },
+    }
 
 
 def vlm_settings(backbone, models=()):

@@ -57,10 +57,40 @@ rule few_shot:
         "../workflow_scripts/few_shot.py"
 
 
+if ADAPTED:
+
+    rule vlm_prompts:
+        """Check that every class has prompts that the backbone takes, before it is trained or used."""
+        input:
+            draws=result("few_shot/draws.parquet"),
+            prompts=prompt_files(),
+        output:
+            prompts=result("vlm/{backbone}/prompts.json"),
+        log:
+            result("logs/vlm_prompts/{backbone}.log"),
+        benchmark:
+            result("benchmarks/vlm_prompts/{backbone}.tsv")
+        conda:
+            "../envs/glomflow.yaml"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=30,
+            gpu=0,
+        params:
+            settings=lambda wildcards: prompt_settings(wildcards.backbone),
+            backbone="{backbone}",
+            code=code("vlm_prompts.py"),
+        script:
+            "../workflow_scripts/vlm_prompts.py"
+
+
 if PHANTOM_VLM:
 
     rule pretrain_vlm:
         """Train a small vision-language model on captioned phantom glomeruli of patients of no cohort."""
+        input:
+            prompts=checked_prompts(PHANTOM_BACKBONES),
         output:
             weights=result("vlm/phantom/open_clip_model.safetensors"),
             description=result("vlm/phantom/open_clip_config.json"),
@@ -89,6 +119,7 @@ if ADAPTED:
         """Encode the labelled glomeruli once with a frozen image tower."""
         input:
             unpack(backbone_inputs),
+            prompts=lambda wildcards: checked_prompts([wildcards.backbone]),
         output:
             features=result("vlm/{backbone}/features.npy"),
             index=result("vlm/{backbone}/features.parquet"),

@@ -59,6 +59,24 @@ def test_a_missing_weights_file_stops_before_any_job(project) -> None:
     assert "encoder.weights: there is no file none.safetensors" in done.stdout
 
 
+def test_classes_without_prompts_stop_before_any_job(project) -> None:
+    done = project.snakemake(
+        "--dry-run",
+        "--config",
+        "run={tracks: [glomeruli]}",
+        "few_shot={classes: [normal, torn], adapted: {zero: {method: zero_shot}}}",
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "vlm.labels: the class torn of the annotations has no prompts" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_prompts_are_checked_before_the_model_is_trained(project) -> None:
+    plan = project.planned("--config", "run={tracks: [glomeruli]}", "--", "results/vlm/phantom/report.json")
+    assert (plan["few_shot_draws"], plan["vlm_prompts"], plan["pretrain_vlm"]) == (1, 1, 1)
+
+
 def test_a_missing_cohort_folder_stops_before_any_job(project) -> None:
     done = project.snakemake("--dry-run", "--config", "cohort={source: sheets, folder: nowhere}", check=False)
     assert done.returncode != 0
