@@ -18,7 +18,8 @@ from glomflow.models.vlm.backbone import Backbone, Tokeniser
 from glomflow.models.vlm.open_clip_text import OpenClipText
 from glomflow.models.vlm.preprocessing import preprocessing_of
 from glomflow.models.vlm.timm_tower import TimmTower
-from glomflow.models.vlm.weights import Source, load_strictly, read_state
+from glomflow.models.vlm.weights import Source, load_strictly
+from glomflow.models.weight_files import read_state
 
 CONCH = "conch_ViT-B-16"
 """Name of the architecture."""

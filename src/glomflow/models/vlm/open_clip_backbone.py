@@ -18,7 +18,8 @@ from glomflow.models.vlm.conch_backbone import CONCH, SETTINGS, build_conch, con
 from glomflow.models.vlm.open_clip_text import OpenClipText
 from glomflow.models.vlm.preprocessing import preprocessing_of
 from glomflow.models.vlm.timm_tower import TimmTower
-from glomflow.models.vlm.weights import Source, State, load_strictly, read_state
+from glomflow.models.vlm.weights import Source, load_strictly
+from glomflow.models.weight_files import State, read_state
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"

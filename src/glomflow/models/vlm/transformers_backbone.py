@@ -13,7 +13,8 @@ from glomflow.errors import GlomflowError
 from glomflow.models.torchvision_compat import import_torchvision
 from glomflow.models.vlm.backbone import Backbone, TextTower, Tokeniser, Tower
 from glomflow.models.vlm.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
-from glomflow.models.vlm.weights import Source, load_strictly, read_state
+from glomflow.models.vlm.weights import Source, load_strictly
+from glomflow.models.weight_files import read_state
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _PREPROCESSING = ("preprocessor_config.json", "processor_config.json")
