@@ -74,16 +74,17 @@ FINDERS = [*map(str, range(FINDER.n_splits)), "all"] if FINDER.model == "train" 
 
 ADAPTED = CONFIG.few_shot.adapted if FEW_SHOT else {}
 BACKBONES = list(dict.fromkeys(model.backbone for model in ADAPTED.values()))
+# A backbone without a text tower has nothing that its patches could be compared with.
+TEXT_BACKBONES = [name for name in BACKBONES if CONFIG.vlm.backbones[name].has_text]
+SIMILARITY = [f"similarity_maps-{name}" for name in TEXT_BACKBONES]
+FEW_SHOT_CURVES = ["few_shot_curves", "few_shot_confusion", "few_shot_reliability"]
 PHANTOM_BACKBONES = [
-    name
-    for name in BACKBONES
-    if CONFIG.vlm.backbones[name].library == "open_clip"
-    and CONFIG.vlm.backbones[name].weights == "phantom"
+    name for name in TEXT_BACKBONES if CONFIG.vlm.backbones[name].weights == "phantom"
 ]
 PHANTOM_VLM = bool(PHANTOM_BACKBONES)
 
 try:
-    if ADAPTED:
+    if TEXT_BACKBONES:
         check_labels(CONFIG)
 except GlomflowError as error:
     raise WorkflowError(f"config: {error}") from None
@@ -469,7 +470,10 @@ def figures(names, suffix, category):
     captioned = functools.partial(report, category=category)
     captions = BASE / "rules" / "captions"
     return [
-        captioned(f"{R}/figures/{name}.{suffix}", caption=str(captions / f"{name}.rst"))
+        captioned(
+            f"{R}/figures/{name}.{suffix}",
+            caption=str(captions / f"{name.partition('-')[0]}.rst"),
+        )
         for name in names
     ]
 
@@ -531,10 +535,10 @@ def report_inputs():
     if FEW_SHOT:
         files["few_shot"] = [f"{R}/few_shot/{name}.parquet" for name in FEW_SHOT_TABLES]
         files["few_shot_json"] = f"{R}/few_shot/draws.json"
-        shown += [
-            f"{R}/figures/{name}.svg"
-            for name in ("few_shot_curves", "few_shot_confusion")
-        ]
+        files["few_shot_geometry"] = few_shot_files("geometry")
+        files["similarity_said"] = similarity_files("json")
+        shown += [f"{R}/figures/{name}.svg" for name in FEW_SHOT_CURVES]
+        shown += [f"{R}/figures/{name}.png" for name in SIMILARITY]
     if FINDER_JUDGED:
         files["finder"] = [
             f"{R}/finder/metrics/{name}.parquet" for name in FINDER_TABLES
@@ -615,8 +619,9 @@ def prompt_files():
 
 
 def checked_prompts(backbones):
-    """The checked prompts of backbones: what waits for them does not depend on their wording."""
-    return ancient(expand(result("vlm/{backbone}/prompts.json"), backbone=backbones))
+    """The checked prompts of backbones with texts: what waits for them does not depend on their wording."""
+    with_text = [name for name in backbones if name in TEXT_BACKBONES]
+    return ancient(expand(result("vlm/{backbone}/prompts.json"), backbone=with_text))
 
 
 def prompt_settings(backbone):
@@ -649,6 +654,18 @@ def vlm_settings(backbone, models=()):
     vlm["backbones"] = {backbone: dump(CONFIG.vlm.backbones[backbone])}
     vlm["batch_size"] = CONFIG.vlm.batch_size
     return settings | {"few_shot": few_shot, "vlm": vlm}
+
+
+def similarity_settings(wildcards):
+    """What the maps of patches and texts depend on."""
+    settings = vlm_settings(wildcards.backbone)
+    settings["vlm"]["labels"] = dump(CONFIG.vlm.labels)
+    return settings
+
+
+def similarity_files(suffix):
+    """A file per backbone that has a text tower."""
+    return expand(f"{R}/vlm/{{backbone}}/similarity.{suffix}", backbone=TEXT_BACKBONES)
 
 
 def adapted_jobs():

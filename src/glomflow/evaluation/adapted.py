@@ -26,25 +26,11 @@ from glomflow.models.vlm.methods.registry import (
 )
 from glomflow.models.vlm.prompts import Prompts
 from glomflow.shots import fewest_shots
-from glomflow.tables import FEW_SHOT, Column, Schema
+from glomflow.tables import FEW_SHOT, GEOMETRY
 from glomflow.training.seeds import derive_seed
 from glomflow.training.vlm_batched import Fitted, fit
 from glomflow.training.vlm_finetune import Activations, TunedRun, tune
 from glomflow.training.vlm_shots import shots_of_draws
-
-GEOMETRY: Schema = {
-    "method": Column("string", "name of the adapted model"),
-    "shots": Column("int64", "labelled crops per class"),
-    "run": Column("int64", "run, from 0"),
-    "epochs": Column("int64", "epochs of which the weights are; 0 where nothing is trained by epochs"),
-    "validation_auc": Column("float64", "macro AUC on validation crops; missing without selection"),
-    "temperature": Column("float64", "temperature fitted on validation crops; missing without them"),
-    "scaled_ece": Column("float64", "calibration error on test crops after temperature scaling; or missing"),
-    "umap_text_distance": Column(
-        "float64", "distance of classes and their texts in UMAP's plane; or missing"
-    ),
-}
-"""One row per adapted model, shots and run: what was selected, and what only a whole run has."""
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,25 @@ def encode_crops(job: Job, features: Path, index: Path, description: Path) -> No
     print(f"{job.backbone}: {len(found)} crops encoded to {backbone.dim} features")
 
 
+def read_features(features: Path, index: Path) -> tuple[torch.Tensor, list[str]]:
+    """Reads what :func:`encode_crops` wrote.
+
+    Returns:
+        Unit features (n, D), and the crop of each row.
+
+    Raises:
+        GlomflowError: The two do not fit each other.
+    """
+    crops = read_table(index, ENCODED)["crop"].tolist()
+    table = torch.from_numpy(np.array(open_array(features, "features")))
+    if len(table) != len(crops):
+        raise GlomflowError(
+            f"features {features} have {len(table)} rows, their index {index} has {len(crops)}; delete both "
+            "and run again"
+        )
+    return table, crops
+
+
 def adapt(
     job: Job, models: Mapping[str, Adapted], draws: Path, features: Path, index: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -180,13 +199,7 @@ def adapt(
     Raises:
         GlomflowError: Files do not fit each other, prompts are missing, or a method cannot be run.
     """
-    drawn, crops = read_table(draws, DRAWS), read_table(index, ENCODED)["crop"].tolist()
-    table = torch.from_numpy(np.array(open_array(features, "features")))
-    if len(table) != len(crops):
-        raise GlomflowError(
-            f"features {features} have {len(table)} rows, their index {index} has {len(crops)}; delete both "
-            "and run again"
-        )
+    drawn, (table, crops) = read_table(draws, DRAWS), read_features(features, index)
     parts = []
     with deterministic(job.threads), tempfile.TemporaryDirectory(dir=features.parent) as folder:
         labelled, backbone = job.labelled(), job.load()

@@ -30,11 +30,23 @@ from glomflow.errors import GlomflowError
 from glomflow.evaluation import metrics
 from glomflow.evaluation.comparison import adjust, bootstrap_p
 from glomflow.evaluation.draws import check_draws, rounds_of
+from glomflow.evaluation.few_shot_details import (
+    Resamples,
+    calibration_rows,
+    mean_sd,
+    recall_rows,
+    scaled,
+    weighted_mean,
+    with_temperatures,
+)
 from glomflow.evaluation.few_shot_schemas import (
+    CALIBRATION,
     FEW_SHOT_METRICS,
+    OPTIONAL,
     PAIRED,
     PER_RUN,
     PROPORTIONS,
+    RECALLS,
     SCORES,
     SITE_SCORES,
     SPACE_METRICS,
@@ -56,6 +68,8 @@ class FewShotSummary:
         comparisons: The first method against each other one, per shots and metric.
         confusion: Confusion matrices in long form.
         sites: The metrics of each held-out site; empty if none was.
+        recalls: Recall of each class per method and shots.
+        calibration: Reliability of the probabilities per method and shots, bin by bin.
     """
 
     metrics: pd.DataFrame
@@ -63,6 +77,8 @@ class FewShotSummary:
     comparisons: pd.DataFrame
     confusion: pd.DataFrame
     sites: pd.DataFrame
+    recalls: pd.DataFrame
+    calibration: pd.DataFrame
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Writes the tables as Parquet files."""
@@ -98,38 +114,50 @@ class _Cell:
 
 
 def few_shot_summary(
-    predictions: pd.DataFrame, draws: pd.DataFrame, settings: Evaluation, *, seed: int
+    predictions: pd.DataFrame,
+    draws: pd.DataFrame,
+    settings: Evaluation,
+    *,
+    seed: int,
+    geometry: pd.DataFrame | None = None,
 ) -> FewShotSummary:
     """Summarises the few-shot experiment.
 
     Args:
         predictions: FEW_SHOT rows with ``p_<class>`` columns; the classes are those columns.
         draws: The draws that they rest on (``glomflow.evaluation.draws.DRAWS``).
-        settings: Resamples and level of the intervals.
+        settings: Resamples and level of the intervals, bins of the calibration error.
         seed: Seed of the resamples.
+        geometry: GEOMETRY rows of adapted models, whose temperatures give the scaled calibration error.
 
     Returns:
         The summary.
 
     Raises:
         GlomflowError: A test crop is missing, doubled or was trained on, a label is unknown, or a
-            probability is unusable; the message names the crop.
+            probability is unusable; the message names the crop. Or a run is described twice.
     """
     classes = [name.removeprefix("p_") for name in predictions.columns if name.startswith("p_")]
     check_draws(draws)
     _check_predictions(predictions, draws, classes)
-    rows = _placed(predictions, draws)
+    rows = with_temperatures(_placed(predictions, draws), geometry)
     rounds = np.sort(rows["round"].unique())
     strata = rows.groupby("group")["site"].first().to_numpy()
     rng = np.random.default_rng(seed)
     slides = np.concatenate(list(resample_weights(strata, settings.bootstrap, rng)))
     weights = np.concatenate(list(resample_weights(np.zeros(len(rounds)), settings.bootstrap, rng)))
+    drawn, bins = Resamples(slides, weights, settings.confidence), settings.ece_bins
     cells, parts = {}, {}
+    recalls: list[dict[str, Any]] = []
+    calibration: list[dict[str, Any]] = []
     for method, shots, own in _groups(rows):
-        cells[method, shots] = _cell(own, rounds, classes, slides, weights)
+        cells[method, shots] = _cell(own, rounds, classes, drawn, bins)
+        key = {"method": method, "shots": shots}
+        recalls += recall_rows(key, own, classes, drawn)
+        calibration += calibration_rows(key, own, classes, drawn, bins)
         for site, part in own.groupby("site"):
             whole = len(part) == len(own)
-            found = cells[method, shots] if whole else _cell(part, rounds, classes, slides, weights)
+            found = cells[method, shots] if whole else _cell(part, rounds, classes, drawn, bins)
             parts[method, shots, str(site)] = found
     held_out = {key: cell for key, cell in parts.items() if key[-1]}
     scores = pd.DataFrame(_score_rows(cells, settings.confidence))
@@ -140,6 +168,8 @@ def few_shot_summary(
         comparisons=paired.reindex(columns=list(PAIRED)),
         confusion=pd.DataFrame(_confusion_rows(rows, classes, len(rounds))),
         sites=pd.DataFrame(_score_rows(held_out, settings.confidence), columns=list(SITE_SCORES)),
+        recalls=pd.DataFrame(recalls, columns=list(RECALLS)),
+        calibration=pd.DataFrame(calibration, columns=list(CALIBRATION)),
     )
 
 
@@ -186,7 +216,7 @@ def _check_predictions(predictions: pd.DataFrame, draws: pd.DataFrame, classes: 
                 )
 
 
-def _cell(rows: pd.DataFrame, rounds: Floats, classes: list[str], slides: Floats, weights: Floats) -> _Cell:
+def _cell(rows: pd.DataFrame, rounds: Floats, classes: list[str], drawn: Resamples, bins: int) -> _Cell:
     number = {name: place for place, name in enumerate(classes)}
     columns = [f"p_{name}" for name in classes]
     per_run: dict[str, list[float]] = {name: [] for name in FEW_SHOT_METRICS}
@@ -195,28 +225,40 @@ def _cell(rows: pd.DataFrame, rounds: Floats, classes: list[str], slides: Floats
         own = rows[rows["round"] == turn]
         labels = np.array([number[name] for name in own["label"]], dtype=np.int64)
         labels, scores = metrics.check_scores(labels, own[columns].to_numpy(), own["crop"].tolist())
-        counts = slides[:, own["group"].to_numpy()]
+        counts = drawn.slides[:, own["group"].to_numpy()]
         per_class = counts @ np.eye(len(classes))[labels]
         present = np.bincount(labels, minlength=len(classes)) > 0
         whole = (per_class[:, present] > 0).all(axis=1)
         usable = np.flatnonzero(whole)
         means = _crop_values(own, labels, scores)
-        values = metrics.evaluate(labels, scores) | {name: each.mean() for name, each in means.items()}
-        drawn = metrics.evaluate(labels, scores, counts[usable]) | {
+        values = _evaluated(own, labels, scores, None, bins)
+        values |= {name: each.mean() for name, each in means.items()}
+        weighted = _evaluated(own, labels, scores, counts[usable], bins) | {
             name: counts[usable] @ each / counts[usable].sum(axis=1) for name, each in means.items()
         }
         for name in FEW_SHOT_METRICS:
             per_run[name].append(float(values[name]))
-            column = np.full(len(slides), np.nan)
-            column[usable] = drawn[name]
+            column = np.full(len(drawn.slides), np.nan)
+            column[usable] = weighted[name]
             resampled[name].append(column)
     return _Cell(
         {name: np.array(values) for name, values in per_run.items()},
-        {name: _weighted_mean(np.stack(values, axis=1), weights) for name, values in resampled.items()},
+        {name: weighted_mean(np.stack(values, axis=1), drawn.runs) for name, values in resampled.items()},
         slides=int(rows["group"].nunique()),
         crops=len(rows) / len(rounds),
         classes=int(rows["label"].nunique()),
     )
+
+
+def _evaluated(
+    rows: pd.DataFrame, labels: Labels, scores: Floats, weights: Floats | None, bins: int
+) -> dict[str, Floats]:
+    """Returns the metrics of one run, each () or (R,); the scaled calibration error is NaN if it has none."""
+    found = metrics.evaluate(labels, scores, weights, bins=bins)
+    temperatures = rows["temperature"].to_numpy(np.float64)
+    if np.isnan(temperatures).any():
+        return found | {"scaled_ece": np.full_like(found["ece"], np.nan)}
+    return found | {"scaled_ece": metrics.ece(labels, scaled(scores, temperatures), weights, bins=bins)}
 
 
 def _crop_values(rows: pd.DataFrame, labels: Labels, scores: Floats) -> dict[str, Floats]:
@@ -228,25 +270,11 @@ def _crop_values(rows: pd.DataFrame, labels: Labels, scores: Floats) -> dict[str
     }
 
 
-def _weighted_mean(values: Floats, weights: Floats) -> Floats:
-    """Averages (resamples, runs) over runs by their counts, where the value is defined."""
-    used = np.where(np.isnan(values), 0.0, weights)
-    total = used.sum(axis=1)
-    blank = np.full(total.shape, np.nan)
-    mean: Floats = np.divide((np.nan_to_num(values) * used).sum(axis=1), total, out=blank, where=total > 0)
-    return mean
-
-
-def _mean_sd(values: Floats) -> tuple[float, float]:
-    defined = values[~np.isnan(values)]
-    return (float(defined.mean()), float(defined.std())) if len(defined) else (float("nan"), float("nan"))
-
-
 def _score_rows(cells: Mapping[tuple[Any, ...], _Cell], confidence: float) -> Iterator[dict[str, Any]]:
     for key, cell in cells.items():
         for metric in FEW_SHOT_METRICS:
-            mean, sd = _mean_sd(cell.per_run[metric])
-            if np.isnan(mean) and metric in SPACE_METRICS:
+            mean, sd = mean_sd(cell.per_run[metric])
+            if np.isnan(mean) and metric in OPTIONAL:
                 continue
             lower, upper = percentile_interval(cell.draws[metric], confidence)
             kind = "none" if np.isnan(lower) else "slides"
@@ -294,8 +322,8 @@ def _paired_rows(cells: dict[tuple[str, int], _Cell], confidence: float) -> Iter
         for shots in sorted(own & {shots for method, shots in cells if method == other}):
             pair = cells[(methods[0], shots)], cells[(other, shots)]
             for metric in FEW_SHOT_METRICS:
-                mean, sd = _mean_sd(pair[0].per_run[metric] - pair[1].per_run[metric])
-                if np.isnan(mean) and metric in SPACE_METRICS:
+                mean, sd = mean_sd(pair[0].per_run[metric] - pair[1].per_run[metric])
+                if np.isnan(mean) and metric in OPTIONAL:
                     continue
                 difference = pair[0].draws[metric] - pair[1].draws[metric]
                 lower, upper = percentile_interval(difference, confidence)
