@@ -79,7 +79,7 @@ TEXT_BACKBONES = [name for name in BACKBONES if CONFIG.vlm.backbones[name].has_t
 SIMILARITY = [f"similarity_maps-{name}" for name in TEXT_BACKBONES]
 FEW_SHOT_CURVES = ["few_shot_curves", "few_shot_confusion", "few_shot_reliability"]
 PHANTOM_BACKBONES = [
-    name for name in TEXT_BACKBONES if CONFIG.vlm.backbones[name].weights == "phantom"
+    name for name in TEXT_BACKBONES if CONFIG.vlm.backbones[name].is_phantom
 ]
 PHANTOM_VLM = bool(PHANTOM_BACKBONES)
 
@@ -592,6 +592,8 @@ def backbone_inputs(wildcards):
     section = CONFIG.vlm.backbones[wildcards.backbone]
     source, _, path = section.weights.partition(":")
     files = {"crops": store("om", "npy"), "indices": store("om", "parquet")}
+    if not section.has_text:
+        return files
     if source == "phantom":
         files["phantom"] = [
             result("vlm/phantom/open_clip_model.safetensors"),
@@ -604,6 +606,18 @@ def backbone_inputs(wildcards):
             raise WorkflowError(f"config: {key}: there is no {path}; {advice}")
         files["weights"] = [path]
     return files
+
+
+def encoding_inputs(wildcards):
+    """What encoding reads besides: of an image encoder, the maps of the features rule or its weights."""
+    files = backbone_inputs(wildcards)
+    section = CONFIG.vlm.backbones[wildcards.backbone]
+    if section.has_text:
+        return files
+    if not section.pools_maps:
+        return files | {"weights": encoder_weights([section.encoder])}
+    path = f"{R}/features/{features_folder(section.encoder)}om/{{shard}}.npy"
+    return files | {"maps": expand(path, shard=SHARDS)}
 
 
 def prompt_files():
@@ -653,6 +667,12 @@ def vlm_settings(backbone, models=()):
         settings["evaluation"] = {"ece_bins": CONFIG.evaluation.ece_bins}
     vlm["backbones"] = {backbone: dump(CONFIG.vlm.backbones[backbone])}
     vlm["batch_size"] = CONFIG.vlm.batch_size
+    if not CONFIG.vlm.backbones[backbone].has_text:
+        name = CONFIG.vlm.backbones[backbone].encoder
+        own = encoder_section(name).model_dump(
+            mode="json", exclude={"trainable", "shared"}
+        )
+        settings |= {"encoder": own} if name == "default" else {"encoders": {name: own}}
     return settings | {"few_shot": few_shot, "vlm": vlm}
 
 

@@ -118,7 +118,7 @@ if ADAPTED:
     rule vlm_features:
         """Encode the labelled glomeruli once with a frozen image tower."""
         input:
-            unpack(backbone_inputs),
+            unpack(encoding_inputs),
             prompts=lambda wildcards: checked_prompts([wildcards.backbone]),
         output:
             features=result("vlm/{backbone}/features.npy"),

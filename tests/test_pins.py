@@ -4,7 +4,9 @@ import importlib.util
 import re
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -33,20 +35,85 @@ def test_torch_is_pinned_without_a_build(repo: Path) -> None:
     assert _lock(repo)["torchvision"] == "0.28.0"
 
 
-def test_conda_environment_is_up_to_date(repo: Path) -> None:
-    spec = importlib.util.spec_from_file_location("build_conda", repo / "envs" / "build_conda.py")
+def _script(repo: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, repo / "envs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def _hashed(path: Path) -> dict[str, tuple[str, list[str]]]:
+    """Returns version and digests of each package of a lock with digests."""
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    found = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            pin, *words = line.split()
+            name, version = pin.split("==")
+            digests = [re.fullmatch(r"--hash=sha256:([0-9a-f]{64})", word) for word in words]
+            assert name not in found
+            assert digests
+            assert all(digests), line
+            found[name] = (version, [match.group(1) for match in digests if match])
+    return found
+
+
+def test_conda_environment_is_up_to_date(repo: Path) -> None:
+    module = _script(repo, "build_conda")
     expected = module.conda_environment((repo / "requirements.lock").read_text(encoding="utf-8"))
     written = (repo / "envs" / "glomflow.yaml").read_text(encoding="utf-8")
     assert written == expected, "run: python envs/build_conda.py"
 
 
-def test_container_installs_the_lock_file(repo: Path) -> None:
+def test_digests_are_of_the_locked_versions(repo: Path) -> None:
+    hashed = _hashed(repo / "envs" / "linux.lock")
+    assert {name: version for name, (version, _) in hashed.items()} == _lock(repo), (
+        "run: python envs/build_hashes.py"
+    )
+    builds = {name for name, (_, digests) in hashed.items() if len(digests) > 1}
+    assert builds == {"torch"}
+
+
+def test_cuda_libraries_are_pinned_beside_the_lock(repo: Path) -> None:
+    cuda = _hashed(repo / "envs" / "cuda.lock")
+    assert not set(cuda) & set(_lock(repo))
+    assert {"nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-nccl-cu13", "triton"} <= set(cuda)
+
+
+def test_a_lock_with_digests_is_written_as_pip_reads_it(repo: Path, tmp_path: Path) -> None:
+    module = _script(repo, "build_hashes")
+    report = {
+        "install": [
+            {
+                "metadata": {"name": "Torch_X", "version": "2.1+cpu"},
+                "download_info": {"archive_info": {"hashes": {"sha256": "a" * 64}}},
+            }
+        ]
+    }
+    cpu = module.digests(report)
+    assert cpu == {"torch-x": ("2.1", "a" * 64)}
+    path = tmp_path / "x.lock"
+    path.write_text(
+        module.lock_text("# head\n", [cpu, {"torch-x": ("2.1", "b" * 64), "yy": ("1", "c" * 64)}])
+    )
+    assert _hashed(path) == {"torch-x": ("2.1", ["a" * 64, "b" * 64]), "yy": ("1", ["c" * 64])}
+    with pytest.raises(ValueError, match=r"torch-x: 2\.1 and 2\.2"):
+        module.lock_text("", [cpu, {"torch-x": ("2.2", "b" * 64)}])
+
+
+def test_container_installs_the_lock_with_digests(repo: Path) -> None:
     recipe = (repo / "envs" / "Containerfile").read_text(encoding="utf-8")
-    assert re.search(r"^RUN pip install .*-r requirements\.lock$", recipe, flags=re.M)
+    installs = re.findall(r"pip install (.*?);? *\\?$", recipe, flags=re.M)
+    assert installs == [
+        "--no-cache-dir --require-hashes -r envs/linux.lock -r envs/cuda.lock",
+        '--no-cache-dir --require-hashes --extra-index-url "${TORCH_INDEX}" -r envs/linux.lock',
+        "--no-cache-dir --no-deps --no-build-isolation .",
+    ]
+    assert re.search(r"^FROM docker\.io/library/python:3\.11-", recipe, flags=re.M)
+    assert "COPY envs/linux.lock envs/cuda.lock envs/" in recipe
+    assert "  - python =3.11\n" in (repo / "envs" / "glomflow.yaml").read_text(encoding="utf-8")
 
 
 def test_installed_versions_are_the_locked_ones(repo: Path) -> None:

@@ -12,7 +12,7 @@ Run = tuple[str, int, int]
 """Model, fold and seed of a training."""
 
 TASKS = ("disease", "stage")
-SINGLE = ("patients", "inventory", "folds", "folds_json", "deposit_hits", "deposit_tiles", "phantom")
+SINGLE = ("patients", "inventory", "folds", "folds_json", "deposit_hits", "deposit_tiles", "phantom", "costs")
 
 
 def inputs_from_files(
