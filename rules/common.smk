@@ -78,10 +78,7 @@ BACKBONES = list(dict.fromkeys(model.backbone for model in ADAPTED.values()))
 TEXT_BACKBONES = [name for name in BACKBONES if CONFIG.vlm.backbones[name].has_text]
 SIMILARITY = [f"similarity_maps-{name}" for name in TEXT_BACKBONES]
 FEW_SHOT_CURVES = ["few_shot_curves", "few_shot_confusion", "few_shot_reliability"]
-PHANTOM_BACKBONES = [
-    name for name in TEXT_BACKBONES if CONFIG.vlm.backbones[name].is_phantom
-]
-PHANTOM_VLM = bool(PHANTOM_BACKBONES)
+PHANTOM_VLM = any(CONFIG.vlm.backbones[name].is_phantom for name in BACKBONES)
 
 try:
     if TEXT_BACKBONES:
@@ -632,10 +629,11 @@ def prompt_files():
     return sorted(map(str, Path(folder).glob("*.txt")))
 
 
-def checked_prompts(backbones):
-    """The checked prompts of backbones with texts: what waits for them does not depend on their wording."""
-    with_text = [name for name in backbones if name in TEXT_BACKBONES]
-    return ancient(expand(result("vlm/{backbone}/prompts.json"), backbone=with_text))
+def checked_prompts(wildcards):
+    """The checked prompts of a backbone, if it has a text tower."""
+    if wildcards.backbone not in TEXT_BACKBONES:
+        return []
+    return result("vlm/{backbone}/prompts.json")
 
 
 def prompt_settings(backbone):

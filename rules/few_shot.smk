@@ -14,6 +14,7 @@ rule few_shot_draws:
         result("logs/few_shot_draws.log"),
     benchmark:
         result("benchmarks/few_shot_draws.tsv")
+    priority: 10
     conda:
         "../envs/glomflow.yaml"
     threads: 1
@@ -60,7 +61,7 @@ rule few_shot:
 if ADAPTED:
 
     rule vlm_prompts:
-        """Check that every class has prompts that the backbone takes, before it is trained or used."""
+        """Check that every class that was drawn has prompts that the backbone takes."""
         input:
             draws=result("few_shot/draws.parquet"),
             prompts=prompt_files(),
@@ -70,6 +71,7 @@ if ADAPTED:
             result("logs/vlm_prompts/{backbone}.log"),
         benchmark:
             result("benchmarks/vlm_prompts/{backbone}.tsv")
+        priority: 10
         conda:
             "../envs/glomflow.yaml"
         threads: 1
@@ -89,8 +91,6 @@ if PHANTOM_VLM:
 
     rule pretrain_vlm:
         """Train a small vision-language model on captioned phantom glomeruli of patients of no cohort."""
-        input:
-            prompts=checked_prompts(PHANTOM_BACKBONES),
         output:
             weights=result("vlm/phantom/open_clip_model.safetensors"),
             description=result("vlm/phantom/open_clip_config.json"),
@@ -119,7 +119,6 @@ if ADAPTED:
         """Encode the labelled glomeruli once with a frozen image tower."""
         input:
             unpack(encoding_inputs),
-            prompts=lambda wildcards: checked_prompts([wildcards.backbone]),
         output:
             features=result("vlm/{backbone}/features.npy"),
             index=result("vlm/{backbone}/features.parquet"),
@@ -150,6 +149,7 @@ if ADAPTED:
             index=result("vlm/{backbone}/features.parquet"),
             draws=result("few_shot/draws.parquet"),
             prompts=prompt_files(),
+            checked=checked_prompts,
         output:
             predictions=result("few_shot/predictions/{backbone}-{adapted}.parquet"),
             geometry=result("few_shot/geometry/{backbone}-{adapted}.parquet"),

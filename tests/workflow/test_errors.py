@@ -72,9 +72,19 @@ def test_classes_without_prompts_stop_before_any_job(project) -> None:
     assert "Traceback" not in done.stdout
 
 
-def test_prompts_are_checked_before_the_model_is_trained(project) -> None:
-    plan = project.planned("--config", "run={tracks: [glomeruli]}", "--", "results/vlm/phantom/report.json")
-    assert (plan["few_shot_draws"], plan["vlm_prompts"], plan["pretrain_vlm"]) == (1, 1, 1)
+def test_a_prompt_that_is_too_long_stops_the_pretraining_at_once(project) -> None:
+    words = " ".join(["normal"] * 40)
+    done = project.snakemake(
+        "--config",
+        "run={tracks: [glomeruli]}",
+        f"vlm={{labels: {{classes: {{normal: {{prompts: [{words}]}}}}}}}}",
+        "--",
+        "results/vlm/phantom/report.json",
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "phantom takes 32 tokens, it has 42; shorten it" in done.stdout
+    assert not (project.folder / "results/vlm/phantom/report.json").exists()
 
 
 def test_a_missing_cohort_folder_stops_before_any_job(project) -> None:

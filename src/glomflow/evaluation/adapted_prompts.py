@@ -1,4 +1,4 @@
-"""The prompts of a backbone, checked before anything is trained or encoded."""
+"""The prompts of a backbone, checked against the classes that were drawn."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from pathlib import Path
 
 from glomflow.config import Config
 from glomflow.evaluation.draws import DRAWS
-from glomflow.models.vlm.backbone import load_tokeniser
-from glomflow.models.vlm.prompts import prompt_lengths, read_prompts
+from glomflow.models.vlm.prompt_check import check_prompts
 from glomflow.tables import read_table
 
 
@@ -26,17 +25,12 @@ def checked_prompts(settings: Config, backbone: str, draws: Path) -> dict[str, o
         GlomflowError: A class has no prompts, or prompts have too many tokens; all of these are named.
     """
     drawn = sorted(read_table(draws, DRAWS)["label"].unique())
-    prompts = read_prompts(settings.vlm.labels).subset(settings.few_shot.classes or drawn)
-    tokeniser, context = load_tokeniser(
-        backbone,
-        settings.vlm.backbones[backbone],
-        offline=settings.run.offline,
-        pretraining=settings.vlm.pretraining,
-    )
-    lengths = dict(zip(prompts.texts, prompt_lengths(prompts, backbone, tokeniser, context), strict=True))
+    classes = settings.few_shot.classes or drawn
+    checked = check_prompts(settings.vlm, backbone, classes, offline=settings.run.offline)
+    prompts, lengths = checked.prompts, dict(zip(checked.prompts.texts, checked.lengths, strict=True))
     return {
         "backbone": backbone,
-        "most_tokens": context,
+        "most_tokens": checked.context,
         "classes": {
             name: {"name": words, "tokens": {text: lengths[text] for text in texts}}
             for name, words, texts in zip(prompts.classes, prompts.names, prompts.prompts, strict=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from glomflow.cohort.phantom.captions import LESIONS
 from glomflow.config import Config
 from glomflow.config_vlm import LabelClass, LabelSet
 from glomflow.errors import GlomflowError
@@ -171,8 +172,8 @@ def read_prompts(settings: LabelSet) -> Prompts:
 def check_labels(config: Config) -> None:
     """Checks the prompts of the adapted models against what the configuration tells of the classes.
 
-    The classes are those of ``few_shot.classes``, or of ``cohort.classes`` if the cohort is of crops;
-    those of annotations are known once the glomeruli are cut.
+    The classes are those of ``few_shot.classes``, or of ``cohort.classes`` if the cohort is of crops, or the
+    phantom's lesions; those of annotations are known once the glomeruli are cut.
 
     Args:
         config: The configuration.
@@ -181,7 +182,7 @@ def check_labels(config: Config) -> None:
         GlomflowError: A class has no prompts, or the label set is unusable.
     """
     prompts = read_prompts(config.vlm.labels)
-    known = config.cohort.classes if config.cohort.source == "crops" else []
+    known = {"crops": config.cohort.classes, "phantom": list(LESIONS), "sheets": []}[config.cohort.source]
     prompts.subset(config.few_shot.classes or known)
 
 
