@@ -1,4 +1,4 @@
-"""Writes linux.lock and cuda.lock: the pins of requirements.lock with the digest of each file.
+"""Writes linux.lock, cpu.lock and cuda.lock: the pins of requirements.lock with the digest of each file.
 
 It asks pip which file it would install (CPython 3.11, Linux x86_64) and installs nothing. Wheels are
 downloaded, the CUDA libraries too: about 4 GB.
@@ -9,23 +9,31 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-TORCH = ("torch", "torchvision")
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-LINUX_HEAD = """\
-# The pins of requirements.lock with the digests of their files, for CPython 3.11 on Linux x86_64:
-#   pip install --require-hashes --extra-index-url https://download.pytorch.org/whl/cpu -r envs/linux.lock
-# torch lists its CPU build and the CUDA build of PyPI. Written by build_hashes.py.
-"""
-CUDA_HEAD = """\
-# What the CUDA build of torch needs beside linux.lock, with digests, for CPython 3.11 on Linux x86_64:
+HEADS = {
+    "linux": """\
+# The pins of requirements.lock, but for torch, with the digests of their files, for CPython 3.11 on Linux
+# x86_64. To be installed with cpu.lock or cuda.lock. Written by build_hashes.py.
+""",
+    "cpu": """\
+# The CPU build of torch:
+#   pip install --require-hashes -r envs/linux.lock -r envs/cpu.lock
+# with the index of the CPU builds: --extra-index-url https://download.pytorch.org/whl/cpu
+# Written by build_hashes.py.
+""",
+    "cuda": """\
+# The CUDA build of torch, and the libraries that it needs:
 #   pip install --require-hashes -r envs/linux.lock -r envs/cuda.lock
 # Written by build_hashes.py.
-"""
+""",
+}
+
+Digests = dict[str, tuple[str, str]]
+"""Version and SHA-256 by package."""
 
 
 def pip_report(*arguments: str) -> dict[str, Any]:
@@ -38,54 +46,49 @@ def pip_report(*arguments: str) -> dict[str, Any]:
     return report
 
 
-def digests(report: dict[str, Any]) -> dict[str, tuple[str, str]]:
+def digests(report: dict[str, Any]) -> Digests:
     """Returns version and SHA-256 of each package of a report; builds of a version count as the version."""
     found = {}
     for item in report["install"]:
         name, version = item["metadata"]["name"], item["metadata"]["version"].split("+")[0]
-        found[re.sub(r"[-_.]+", "-", name).lower()] = (
-            version,
-            item["download_info"]["archive_info"]["hashes"]["sha256"],
-        )
+        digest = item["download_info"]["archive_info"]["hashes"]["sha256"]
+        found[re.sub(r"[-_.]+", "-", name).lower()] = (version, digest)
     return found
 
 
-def lock_text(head: str, parts: Iterable[dict[str, tuple[str, str]]]) -> str:
-    """Returns a lock file; a package that stands in several parts gets several digests.
+def lock_texts(cpu: Digests, cuda: Digests) -> dict[str, str]:
+    """Returns the lock files by name.
 
-    Raises:
-        ValueError: Two parts hold different versions of a package.
+    Args:
+        cpu: Every package, with the CPU build of torch.
+        cuda: The CUDA build of torch and what it needs; what ``cpu`` has too is left out.
     """
-    versions: dict[str, str] = {}
-    hashes: dict[str, list[str]] = {}
-    for part in parts:
-        for name, (version, digest) in part.items():
-            if versions.setdefault(name, version) != version:
-                raise ValueError(f"{name}: {versions[name]} and {version}")
-            if digest not in hashes.setdefault(name, []):
-                hashes[name].append(digest)
-    lines = []
-    for name in sorted(versions):
-        lines.append(f"{name}=={versions[name]}")
-        lines += [f"    --hash=sha256:{digest}" for digest in hashes[name]]
-    joined = "\n".join(lines).replace("\n    --hash", " \\\n    --hash")
-    return f"{head}{joined}\n"
+    parts = {
+        "linux": {name: value for name, value in cpu.items() if name != "torch"},
+        "cpu": {"torch": cpu["torch"]},
+        "cuda": {name: value for name, value in cuda.items() if name == "torch" or name not in cpu},
+    }
+    return {
+        lock: HEADS[lock]
+        + "".join(
+            f"{name}=={version} \\\n    --hash=sha256:{digest}\n"
+            for name, (version, digest) in sorted(part.items())
+        )
+        for lock, part in parts.items()
+    }
 
 
 def main() -> None:
-    """Asks pip and writes both files."""
+    """Asks pip and writes the files."""
     lock = HERE.parent / "requirements.lock"
     pins = dict(line.split("==") for line in lock.read_text(encoding="utf-8").splitlines() if "==" in line)
     cpu = digests(pip_report("--no-deps", "--extra-index-url", CPU_INDEX, "-r", str(lock)))
-    torch = [f"{name}=={pins[name]}" for name in TORCH]
-    cuda = digests(
-        pip_report("--isolated", "--index-url", "https://pypi.org/simple", "-c", str(lock), *torch)
-    )
-    (HERE / "linux.lock").write_text(
-        lock_text(LINUX_HEAD, (cpu, {name: cuda[name] for name in TORCH})), encoding="utf-8"
-    )
-    further = {name: value for name, value in cuda.items() if name not in cpu}
-    (HERE / "cuda.lock").write_text(lock_text(CUDA_HEAD, [further]), encoding="utf-8")
+    pypi = ("--isolated", "--index-url", "https://pypi.org/simple")
+    cuda = digests(pip_report(*pypi, "-c", str(lock), f"torch=={pins['torch']}"))
+    # Of torchvision the file of PyPI, which works with either build of torch.
+    cpu |= digests(pip_report(*pypi, "--no-deps", f"torchvision=={pins['torchvision']}"))
+    for name, text in lock_texts(cpu, cuda).items():
+        (HERE / f"{name}.lock").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

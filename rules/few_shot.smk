@@ -51,7 +51,9 @@ rule few_shot:
         runtime=60,
         gpu=0,
     params:
-        settings=CONFIG.few_shot.model_dump(mode="json", exclude={"adapted"}),
+        settings=CONFIG.few_shot.model_dump(
+            mode="json", exclude={"adapted", "ensembles"}
+        ),
         seed=CONFIG.run.seed,
         code=code("few_shot.py"),
     script:
@@ -205,10 +207,36 @@ if ADAPTED:
             "../workflow_scripts/vlm_similarity_maps.py"
 
 
+if CONFIG.few_shot.ensembles:
+
+    rule few_shot_ensembles:
+        """Average the probabilities of several methods."""
+        input:
+            predictions=few_shot_files("predictions"),
+        output:
+            predictions=result("few_shot/predictions/ensembles.parquet"),
+        log:
+            result("logs/few_shot_ensembles.log"),
+        benchmark:
+            result("benchmarks/few_shot_ensembles.tsv")
+        conda:
+            "../envs/glomflow.yaml"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=30,
+            gpu=0,
+        params:
+            members=CONFIG.few_shot.ensembles,
+            code=code("few_shot_ensembles.py"),
+        script:
+            "../workflow_scripts/few_shot_ensembles.py"
+
+
 rule few_shot_metrics:
     """Mean, spread and intervals of the few-shot runs, respecting slides."""
     input:
-        predictions=few_shot_files("predictions"),
+        predictions=few_shot_files("predictions") + ensemble_files(),
         geometry=few_shot_files("geometry"),
         draws=result("few_shot/draws.parquet"),
     output:

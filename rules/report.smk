@@ -2,6 +2,7 @@ rule figures_images:
     """Draw what the cohort and its crops look like."""
     input:
         **picture_inputs(),
+        thumbnails=expand(result("inventory/thumbnails/{shard}"), shard=SHARDS),
     output:
         *figures(PICTURES, "png", "Images"),
     log:
