@@ -14,6 +14,7 @@ rule few_shot_draws:
         result("logs/few_shot_draws.log"),
     benchmark:
         result("benchmarks/few_shot_draws.tsv")
+    priority: 10
     conda:
         "../envs/glomflow.yaml"
     threads: 1
@@ -57,6 +58,35 @@ rule few_shot:
         code=code("few_shot.py"),
     script:
         "../workflow_scripts/few_shot.py"
+
+
+if ADAPTED:
+
+    rule vlm_prompts:
+        """Check that every class that was drawn has prompts that the backbone takes."""
+        input:
+            draws=result("few_shot/draws.parquet"),
+            prompts=prompt_files(),
+        output:
+            prompts=result("vlm/{backbone}/prompts.json"),
+        log:
+            result("logs/vlm_prompts/{backbone}.log"),
+        benchmark:
+            result("benchmarks/vlm_prompts/{backbone}.tsv")
+        priority: 10
+        conda:
+            "../envs/glomflow.yaml"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=30,
+            gpu=0,
+        params:
+            settings=lambda wildcards: prompt_settings(wildcards.backbone),
+            backbone="{backbone}",
+            code=code("vlm_prompts.py"),
+        script:
+            "../workflow_scripts/vlm_prompts.py"
 
 
 if PHANTOM_VLM:
@@ -121,6 +151,7 @@ if ADAPTED:
             index=result("vlm/{backbone}/features.parquet"),
             draws=result("few_shot/draws.parquet"),
             prompts=prompt_files(),
+            checked=checked_prompts,
         output:
             predictions=result("few_shot/predictions/{backbone}-{adapted}.parquet"),
             geometry=result("few_shot/geometry/{backbone}-{adapted}.parquet"),
