@@ -33,7 +33,8 @@ SlurmctldPort={port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+# A job of a dead node may start again when its credential has expired: 120 s by default.
+AuthInfo=socket={folder}/munge.socket,cred_expire=10
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
@@ -47,7 +48,7 @@ GresTypes=gpu
 ReturnToService=2
 MinJobAge=600
 KillWait=3
-SlurmdTimeout=15
+SlurmdTimeout=10
 SlurmctldTimeout=10
 BatchStartTimeout=60
 JobRequeue=1
@@ -123,8 +124,9 @@ class Cluster:
 
     def kill_node(self, number: int) -> None:
         """Ends a node as a power cut does: its daemon, and all that runs on it."""
+        jobs = self.command("squeue", "-h", "-w", f"node{number}", "-o", "%i").split()
         _stop(self.folder / f"node{number}.pid", signal.SIGKILL)
-        for process in _processes_of(f"SLURMD_NODENAME=node{number}"):
+        for process in _processes_of(f"SLURMD_NODENAME=node{number}", jobs):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
@@ -142,12 +144,15 @@ class Cluster:
         return len(set(text.split()))
 
 
-def _processes_of(variable: str) -> list[int]:
+def _processes_of(variable: str, jobs: list[str]) -> list[int]:
+    """Returns SLURM's own processes for the jobs, and what they started."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
+    stepd = tuple(f"slurmstepd: [{job}.".encode() for job in jobs)
+    for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if variable.encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
+            ours = (folder / "cmdline").read_bytes().startswith(stepd)
+            if ours or variable.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
     return found
 
 
@@ -174,7 +179,7 @@ def _write_settings(folder: Path) -> None:
     for number in range(NODES):
         text += (
             f"NodeName=node{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={PORT + 10 + number} "
-            "CPUs=2 RealMemory=16000 Gres=gpu:pretended:1 State=UNKNOWN\n"
+            "CPUs=4 RealMemory=16000 Gres=gpu:pretended:1 State=UNKNOWN\n"
         )
     text += f"PartitionName=cpu Nodes=node[0-{last}] Default=YES MaxTime=20000 OverSubscribe=NO State=UP\n"
     text += f"PartitionName=gpu Nodes=node[0-{last}] MaxTime=20000 State=UP\n"

@@ -1,8 +1,19 @@
 """The workflow on a SLURM cluster."""
 
+import os
+import re
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
 
-from cluster.runs import digests
+from cluster.one_host import Cluster
+from cluster.runs import Run, copied, digests, run, slurm
+from faults import FAULTS
+from glomflow.files import sha256_file
+from workflow.conftest import Project
 
 pytestmark = pytest.mark.workflow
 
@@ -20,3 +31,187 @@ def test_seconds_long_rules_share_jobs(cluster, on_slurm) -> None:
     assert sum("train_frozen" in comment for comment in comments) == 2
     assert sum(comment.startswith("group_cohort") for comment in comments) == 1, comments
     assert sum(comment.startswith("group_report") for comment in comments) == 1, comments
+
+
+LONG = "diagnosis: {training: {epochs: 600}}\n"
+WEIGHTS = [f"results/models/cmus_net/fold{fold}_seed0.safetensors" for fold in (0, 1)]
+
+
+@dataclass
+class Disturbed:
+    """Runs that were disturbed on purpose, all at the same time.
+
+    Attributes:
+        lost: Jobs cancelled, a node lost, the controller restarted.
+        little: Too little time, too little memory.
+        killed: Snakemake killed, and started again.
+        printed: What each Snakemake printed: lost, little, two, locked, again.
+        dead_node: Node that died.
+        expected: Digests of the weights without any disturbance.
+    """
+
+    lost: Project
+    little: Project
+    killed: Project
+    printed: dict[str, str]
+    dead_node: str
+    expected: dict[str, str]
+
+    def digests(self, project: Project) -> dict[str, str]:
+        """Returns the digests of the trained weights of a project."""
+        return {name: sha256_file(project.folder / name) for name in WEIGHTS}
+
+
+def _longer(project: Project, folder: Path) -> Project:
+    """Returns a copy whose trainings take long enough to be disturbed."""
+    copy = copied(project, folder)
+    (copy.folder / "long.yaml").write_text(LONG, encoding="utf-8")
+    return Project(copy.folder, ["cluster.yaml", "long.yaml"])
+
+
+def _job_of(cluster: Cluster, project: Project, fold: int) -> str:
+    """Returns the number of a fold's training once it has written a checkpoint."""
+    checkpoint = project.folder / "results" / "checkpoints" / f"cmus_net_fold{fold}_seed0.pt"
+    cluster.wait(f"the checkpoint of fold {fold}", checkpoint.exists, 600)
+    return _first_line(project, fold).rpartition("SLURM job ")[2]
+
+
+def _first_line(project: Project, fold: int) -> str:
+    log = project.folder / "results" / "logs" / "train" / f"fold{fold}.log"
+    return log.read_text(encoding="utf-8").partition("\n")[0]
+
+
+def _process_of(project: Project, fold: int) -> int:
+    return int(_first_line(project, fold).partition("process ")[2].partition(",")[0])
+
+
+def _logs(project: Project) -> str:
+    paths = (project.folder / ".snakemake" / "slurm_logs").rglob("*.log")
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in paths)
+
+
+def _train(project: Project, cluster: Cluster, targets: list[str], *resources: str) -> Run:
+    changed = ["--set-resources", *(f"train_frozen:{resource}" for resource in resources)]
+    return run(project, cluster, slurm(*changed, "--slurm-keep-successful-logs", "--", *targets))
+
+
+@pytest.fixture(scope="module")
+def disturbed(cluster, on_slurm, tmp_path_factory) -> Disturbed:
+    """Three runs at once, and all that clusters do to them."""
+    names = ("whole", "lost", "little", "killed")
+    whole, lost, little, killed = (_longer(on_slurm, tmp_path_factory.mktemp(name)) for name in names)
+    # Three of a node's four CPUs each, so that no node holds both.
+    first = _train(lost, cluster, WEIGHTS, "mem_mb=3000", "runtime=30", "cpus_per_task=3")
+    second = _train(
+        little,
+        cluster,
+        WEIGHTS,
+        "mem_mb=(300 if wildcards.fold == '1' else 3000) * attempt ** 3",
+        "runtime=attempt if wildcards.fold == '0' else 30",
+    )
+    third = _train(killed, cluster, WEIGHTS[:1], "mem_mb=3000", "runtime=30")
+
+    # The job that hangs.
+    _job_of(cluster, little, 0)
+    os.kill(_process_of(little, 0), signal.SIGSTOP)
+
+    # The job that goes on without its Snakemake.
+    old = _job_of(cluster, killed, 0)
+    os.kill(_process_of(killed, 0), signal.SIGSTOP)
+    printed = {"two": _refused(killed, cluster)}
+    third.process.kill()
+    third.process.wait()
+    printed["locked"] = _refused(killed, cluster)
+    unlock = run(killed, None, ["--cores", "1", "--unlock"])
+    unlock.finished()
+    again = _train(killed, cluster, WEIGHTS[:1], "mem_mb=3000", "runtime=30")
+
+    # Jobs that are cancelled or lose their node.
+    jobs = [_job_of(cluster, lost, fold) for fold in (0, 1)]
+    node = cluster.show(jobs[1])["NodeList"]
+    cluster.stop_controller()
+    time.sleep(3)
+    cluster.start_controller()
+    cluster.command("scancel", jobs[0])
+    cluster.kill_node(int(node.removeprefix("node")))
+    cluster.wait("the dead node to be noticed", lambda: node not in _alive(cluster), 120)
+
+    cluster.wait("the second job to wait", lambda: FAULTS["head"].says in _logs(killed), 300)
+    assert not (killed.folder / WEIGHTS[0]).exists()
+    assert cluster.show(old)["JobState"] == "RUNNING"
+    os.kill(_process_of(killed, 0), signal.SIGCONT)
+
+    expected = run(whole, None, ["--cores", "2", "--", *WEIGHTS])
+    printed |= {"lost": first.finished(), "little": second.finished(), "again": again.finished()}
+    expected.finished()
+    digest = {name: sha256_file(whole.folder / name) for name in WEIGHTS}
+    return Disturbed(lost, little, killed, printed, node, digest)
+
+
+def _refused(project: Project, cluster: Cluster) -> str:
+    other = run(project, cluster, slurm("--", WEIGHTS[0]))
+    assert other.ended() != 0
+    return other.text()
+
+
+def _alive(cluster: Cluster) -> str:
+    return cluster.command("sinfo", "-h", "-N", "-t", "idle,mix,alloc", "-o", "%N")
+
+
+def test_a_cancelled_training_is_submitted_again_and_resumes(disturbed) -> None:
+    assert FAULTS["cancelled"].says in disturbed.printed["lost"]
+    assert "going on after" in _log(disturbed.lost, 0)
+    assert disturbed.digests(disturbed.lost)[WEIGHTS[0]] == disturbed.expected[WEIGHTS[0]]
+
+
+def test_a_training_whose_node_died_resumes_on_another(cluster, disturbed) -> None:
+    number = _first_line(disturbed.lost, 1).rpartition("SLURM job ")[2]
+    job = cluster.show(number)
+    assert job["JobState"] == "COMPLETED"
+    assert int(job["Restarts"]) == 1
+    assert job["NodeList"] != disturbed.dead_node
+    assert FAULTS["node"].says in _log(disturbed.lost, 1)
+    assert disturbed.digests(disturbed.lost)[WEIGHTS[1]] == disturbed.expected[WEIGHTS[1]]
+
+
+def test_a_restarted_controller_is_survived(disturbed) -> None:
+    assert disturbed.printed["lost"].count(FAULTS["controller"].says) == 2
+    assert disturbed.printed["little"].count(FAULTS["controller"].says) == 2
+
+
+def test_a_job_over_its_time_gets_more_and_resumes(cluster, disturbed) -> None:
+    assert FAULTS["time"].says in disturbed.printed["little"]
+    limits = [cluster.show(job)["TimeLimit"] for job in _submitted(disturbed.printed["little"], 0)]
+    assert limits[:2] == ["00:01:00", "00:02:00"]
+    assert "going on after" in _log(disturbed.little, 0)
+    assert disturbed.digests(disturbed.little)[WEIGHTS[0]] == disturbed.expected[WEIGHTS[0]]
+
+
+def test_a_job_over_its_memory_gets_more(cluster, disturbed) -> None:
+    assert FAULTS["memory"].says in _logs(disturbed.little)
+    memory = [cluster.show(job)["MinMemoryNode"] for job in _submitted(disturbed.printed["little"], 1)]
+    assert memory[:2] == ["300M", "2400M"]
+    assert disturbed.digests(disturbed.little)[WEIGHTS[1]] == disturbed.expected[WEIGHTS[1]]
+
+
+def test_a_second_snakemake_is_refused(disturbed) -> None:
+    for name in ("two", "locked"):
+        assert FAULTS["two"].says in disturbed.printed[name]
+        assert "--unlock" in disturbed.printed[name]
+
+
+def test_after_a_kill_no_job_runs_twice_at_once(disturbed) -> None:
+    text = _logs(disturbed.killed)
+    assert FAULTS["head"].says in text
+    assert "the other job has ended" in text
+    assert disturbed.digests(disturbed.killed)[WEIGHTS[0]] == disturbed.expected[WEIGHTS[0]]
+
+
+def _log(project: Project, fold: int) -> str:
+    return (project.folder / "results" / "logs" / "train" / f"fold{fold}.log").read_text(encoding="utf-8")
+
+
+def _submitted(printed: str, fold: int) -> list[str]:
+    """Returns the numbers that SLURM gave to the attempts of a fold's training."""
+    pattern = rf"submitted with SLURM jobid (\d+) \(log: \S*/rule_train_frozen/{fold}/"
+    return re.findall(pattern, printed)
