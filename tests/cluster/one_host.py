@@ -46,7 +46,7 @@ SchedulerParameters=sched_interval=1,bf_interval=2,batch_sched_delay=0,sched_min
 SlurmdParameters=config_overrides
 GresTypes=gpu
 ReturnToService=2
-MinJobAge=600
+MinJobAge=7200
 KillWait=3
 SlurmdTimeout=10
 SlurmctldTimeout=10

@@ -26,16 +26,15 @@ def project(demo, tmp_path_factory) -> Project:
 
 
 @pytest.fixture
-def features_on_a_disk(project) -> Iterator[Path]:
-    """Makes the features' folder a small disk of its own, empty."""
+def disk_of_features(project) -> Iterator[Path]:
+    """Makes the folder of all features a small disk of its own, almost empty."""
     if os.geteuid() != 0:
         pytest.skip("mounting a disk needs root")
-    folder = (project.folder / FEATURES).parent
-    shutil.rmtree(folder)
-    folder.mkdir()
+    folder = (project.folder / FEATURES).parents[1]
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], check=False)
     if done.returncode != 0:
         pytest.skip("no disk can be mounted here")
+    (folder / "other").touch()
     yield folder
     subprocess.run(["umount", folder], check=True)
 
@@ -44,25 +43,25 @@ def _mend(folder: Path, how: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{how}", folder], check=True)
 
 
-def test_a_full_disk(demo, project, features_on_a_disk) -> None:
+def test_a_full_disk(demo, project, disk_of_features) -> None:
     done = project.snakemake("--", FEATURES, check=False)
     assert done.returncode != 0
     assert FAULTS["full"].says in done.stdout
     assert "run the same command again" in done.stdout
     assert "Traceback" not in done.stdout
-    assert list(features_on_a_disk.iterdir()) == []
-    _mend(features_on_a_disk, "size=500m")
+    assert list(disk_of_features.rglob("*.npy")) == []
+    _mend(disk_of_features, "size=500m")
     project.snakemake("--", FEATURES)
     assert sha256_file(project.folder / FEATURES) == sha256_file(demo.folder / FEATURES)
 
 
-def test_read_only_results(demo, project, features_on_a_disk) -> None:
-    _mend(features_on_a_disk, "ro,size=500m")
+def test_read_only_results(demo, project, disk_of_features) -> None:
+    _mend(disk_of_features, "ro,size=500m")
     done = project.snakemake("--", FEATURES, check=False)
     assert done.returncode != 0
     assert FAULTS["read_only"].says in done.stdout
     assert FEATURES in done.stdout
-    _mend(features_on_a_disk, "rw")
+    _mend(disk_of_features, "rw")
     project.snakemake("--", FEATURES)
     assert sha256_file(project.folder / FEATURES) == sha256_file(demo.folder / FEATURES)
 
@@ -72,10 +71,14 @@ def _cut(path: Path) -> None:
         handle.truncate(path.stat().st_size // 2)
 
 
-def _flip(path: Path) -> None:
+def _flip(path: Path, share: float = 0.25) -> None:
     content = bytearray(path.read_bytes())
-    content[len(content) // 4] ^= 1
+    content[int(share * len(content))] ^= 1
     path.write_bytes(content)
+
+
+def _flip_late(path: Path) -> None:
+    _flip(path, 0.95)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +88,9 @@ def _flip(path: Path) -> None:
         ("table", _flip, "results/inventory/0000.parquet", "results/inventory.parquet"),
         (
             "weights",
-            _flip,
-            "results/models/tem_only/fold0_seed0.safetensors",
-            "results/predictions/tem_only/fold0_seed0.parquet",
+            _flip_late,
+            "results/models/cmus_net/fold0_seed0.safetensors",
+            "results/predictions/cmus_net/fold0_seed0.parquet",
         ),
     ],
 )
