@@ -17,6 +17,7 @@ from glomflow.environment import expose_library
 from glomflow.errors import CohortError, ConfigError
 from glomflow.evaluation.detection_summary import TABLES as FINDER_TABLES
 from glomflow.evaluation.explanations import TABLES as EXPLANATION_CHECKS
+from glomflow.evaluation.few_shot_schemas import TABLES as FEW_SHOT_SCHEMAS
 from glomflow.evaluation.summary_schemas import TABLES
 
 BASE = Path(workflow.basedir)
@@ -62,7 +63,7 @@ if "stage" in TASKS:
 INSTANCES = any("TEM" in model.modalities for model in CONFIG.diagnosis.models.values())
 FINDER_CURVES = ["finder_precision_recall", "finder_counts"]
 FINDER_JUDGED = CONFIG.imaging.finder.enabled
-FEW_SHOT_TABLES = ("metrics", "per_run", "comparisons", "confusion")
+FEW_SHOT_TABLES = list(FEW_SHOT_SCHEMAS)
 FINDER = CONFIG.imaging.finder
 EXPLAINED = CONFIG.diagnosis.explained if DIAGNOSIS else []
 EXPLANATION_TABLES = list(EXPLANATION_CHECKS)
@@ -72,6 +73,10 @@ FINDERS = [*map(str, range(FINDER.n_splits)), "all"] if FINDER.model == "train" 
 
 ADAPTED = CONFIG.few_shot.adapted if FEW_SHOT else {}
 BACKBONES = list(dict.fromkeys(model.backbone for model in ADAPTED.values()))
+# A backbone without a text tower has nothing that its patches could be compared with.
+TEXT_BACKBONES = [name for name in BACKBONES if CONFIG.vlm.backbones[name].has_text]
+SIMILARITY = [f"similarity_maps-{name}" for name in TEXT_BACKBONES]
+FEW_SHOT_CURVES = ["few_shot_curves", "few_shot_confusion", "few_shot_reliability"]
 PHANTOM_VLM = any(CONFIG.vlm.backbones[name].weights == "phantom" for name in BACKBONES)
 
 
@@ -455,7 +460,10 @@ def figures(names, suffix, category):
     captioned = functools.partial(report, category=category)
     captions = BASE / "rules" / "captions"
     return [
-        captioned(f"{R}/figures/{name}.{suffix}", caption=str(captions / f"{name}.rst"))
+        captioned(
+            f"{R}/figures/{name}.{suffix}",
+            caption=str(captions / f"{name.partition('-')[0]}.rst"),
+        )
         for name in names
     ]
 
@@ -517,10 +525,10 @@ def report_inputs():
     if FEW_SHOT:
         files["few_shot"] = [f"{R}/few_shot/{name}.parquet" for name in FEW_SHOT_TABLES]
         files["few_shot_json"] = f"{R}/few_shot/draws.json"
-        shown += [
-            f"{R}/figures/{name}.svg"
-            for name in ("few_shot_curves", "few_shot_confusion")
-        ]
+        files["few_shot_geometry"] = few_shot_files("geometry")
+        files["similarity_said"] = similarity_files("json")
+        shown += [f"{R}/figures/{name}.svg" for name in FEW_SHOT_CURVES]
+        shown += [f"{R}/figures/{name}.png" for name in SIMILARITY]
     if FINDER_JUDGED:
         files["finder"] = [
             f"{R}/finder/metrics/{name}.parquet" for name in FINDER_TABLES
@@ -616,6 +624,18 @@ def vlm_settings(backbone, models=()):
     vlm["backbones"] = {backbone: dump(CONFIG.vlm.backbones[backbone])}
     vlm["batch_size"] = CONFIG.vlm.batch_size
     return settings | {"few_shot": few_shot, "vlm": vlm}
+
+
+def similarity_settings(wildcards):
+    """What the maps of patches and texts depend on."""
+    settings = vlm_settings(wildcards.backbone)
+    settings["vlm"]["labels"] = dump(CONFIG.vlm.labels)
+    return settings
+
+
+def similarity_files(suffix):
+    """A file per backbone that has a text tower."""
+    return expand(f"{R}/vlm/{{backbone}}/similarity.{suffix}", backbone=TEXT_BACKBONES)
 
 
 def adapted_jobs():

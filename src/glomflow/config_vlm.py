@@ -49,6 +49,11 @@ class VlmBackbone(Section):
         None, description="A sentence that is shown where the weights are missing: how to get them."
     )
 
+    @property
+    def has_text(self) -> bool:
+        """Whether there is a text tower that images can be compared with."""
+        return self.library in ("open_clip", "transformers")
+
     @model_validator(mode="after")
     def _weights_fit_the_library(self) -> Self:
         if not re.fullmatch(_SOURCES[self.library], self.weights):

@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 
 from glomflow.config import Adapted, Config
 from glomflow.errors import GlomflowError
-from glomflow.evaluation.adapted import Grid, predict_features, predict_tuned, shots_of
+from glomflow.evaluation.adapted import (
+    Grid,
+    left_out_shots,
+    predict_features,
+    predict_tuned,
+    shots_of,
+)
 from glomflow.evaluation.draws import DRAWS, labelled_crops
 from glomflow.files import atomic_path, write_json
 from glomflow.imaging.crop_store import open_array, read_store
@@ -156,6 +162,25 @@ def encode_crops(job: Job, features: Path, index: Path, description: Path) -> No
     print(f"{job.backbone}: {len(found)} crops encoded to {backbone.dim} features")
 
 
+def read_features(features: Path, index: Path) -> tuple[torch.Tensor, list[str]]:
+    """Reads what :func:`encode_crops` wrote.
+
+    Returns:
+        Unit features (n, D), and the crop of each row.
+
+    Raises:
+        GlomflowError: The two do not fit each other.
+    """
+    crops = read_table(index, ENCODED)["crop"].tolist()
+    table = torch.from_numpy(np.array(open_array(features, "features")))
+    if len(table) != len(crops):
+        raise GlomflowError(
+            f"features {features} have {len(table)} rows, their index {index} has {len(crops)}; delete both "
+            "and run again"
+        )
+    return table, crops
+
+
 def adapt(
     job: Job, models: Mapping[str, Adapted], draws: Path, features: Path, index: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -174,13 +199,7 @@ def adapt(
     Raises:
         GlomflowError: Files do not fit each other, prompts are missing, or a method cannot be run.
     """
-    drawn, crops = read_table(draws, DRAWS), read_table(index, ENCODED)["crop"].tolist()
-    table = torch.from_numpy(np.array(open_array(features, "features")))
-    if len(table) != len(crops):
-        raise GlomflowError(
-            f"features {features} have {len(table)} rows, their index {index} has {len(crops)}; delete both "
-            "and run again"
-        )
+    drawn, (table, crops) = read_table(draws, DRAWS), read_features(features, index)
     parts = []
     with deterministic(job.threads), tempfile.TemporaryDirectory(dir=features.parent) as folder:
         labelled, backbone = job.labelled(), job.load()
@@ -204,7 +223,8 @@ def adapt(
                 found = predict_tuned(name, model, grid, backbone, hidden, prompts)
             else:
                 found = predict_features(name, model, grid, table, text)
-            for remark in found[2]:
+            left_out = left_out_shots(name, model.method, job.settings.few_shot.shots)
+            for remark in [*left_out, *found[2]]:
                 print(f"{name}: {remark}")
             print(f"{name}: {model.method} in {len(grid.numbers())} runs", flush=True)
             parts.append(found)

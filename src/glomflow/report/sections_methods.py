@@ -6,7 +6,7 @@ from glomflow.config import DEFAULT_ENCODER, Encoder, Model
 from glomflow.report.blocks import Block, Bullets, Heading, Section
 from glomflow.report.material import Material
 from glomflow.report.numbers import listing, percent, thousands
-from glomflow.report.words_few_shot import method_labels
+from glomflow.report.words_few_shot import CALIBRATION_NOTE, SIMILARITY_NOTE, method_labels
 from glomflow.report.words_models import (
     KINDS,
     attention_words,
@@ -30,7 +30,9 @@ def methods_section(material: Material) -> Section:
     if material.summary is not None:
         methods += _diagnosis_methods(material)
     if material.few_shot is not None:
-        methods.append(_few_shot_method(material))
+        methods += [_few_shot_method(material), ("Calibration of few-shot methods", f"{CALIBRATION_NOTE}.")]
+        shown = any(not one["remark"] for one in material.similarity.values())
+        methods += [("Patches and texts", f"{SIMILARITY_NOTE}.")] if shown else []
     methods.append(_intervals(material))
     blocks: list[Block] = [Bullets(methods)]
     if material.summary is not None and len(material.config.diagnosis.models) > 1:
@@ -144,6 +146,11 @@ def limits(material: Material) -> list[tuple[str, str]]:
         another = (
             "Each site was told by models of the others, which is what a new laboratory would meet; but "
             "there are only so many sites, and the intervals resample patients, not sites."
+        )
+    elif material.summary is None and material.config.few_shot.protocol == "leave_one_site_out":
+        another = (
+            "Each site was told by models of the others, which is what a new laboratory would meet; but "
+            "there are only so many sites, and the intervals resample slides within them, not sites."
         )
     items.append(("Another hospital", another))
     if material.summary is not None:

@@ -1,10 +1,13 @@
-"""What the methods of the glomerulus track are called."""
+"""What the methods of the glomerulus track are called, and what its figures rest on."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from glomflow.config import Config
+from glomflow.report.numbers import count, listing
 
 METHODS = {
     "linear_probe": "linear probe",
@@ -53,3 +56,45 @@ def method_means(config: Config, name: str) -> str:
     if model is None:
         return name
     return f"{ADAPTATIONS[model.method]} on the vision-language model {model.backbone}"
+
+
+CALIBRATION_NOTE = (
+    "probabilities are those that a method states. Where a model selects on validation slides, a temperature "
+    "is fitted on their glomeruli, per run, and the calibration error with it is given beside the other"
+)
+"""How calibration is judged."""
+
+SIMILARITY_NOTE = (
+    "each patch of the last block goes through the image tower's own pooling and projection as if all tokens "
+    "were that patch's; with attention pooling only its value path is left. The cosine with a class is that "
+    "with the mean of its prompts. A map shows what patches carry, not what caused a prediction"
+)
+"""What the maps of patches and texts are."""
+
+
+def similarity_sentences(config: Config, said: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Says of which backbones patches are compared with texts, and of which not.
+
+    Args:
+        config: The configuration.
+        said: What each backbone's job told: ``remark``, ``glomeruli`` and ``grid``.
+    """
+    sentences = []
+    for name, one in said.items():
+        if one["remark"]:
+            sentences.append(f"There are no maps of {name}: {one['remark']}.")
+            continue
+        rows, columns = one["grid"]
+        sentences.append(
+            f"Below, {name} is frozen, as for zero-shot classification; it cuts an image into {rows} × "
+            f"{columns} patches. {count(int(one['glomeruli']), 'test glomerulus', 'test glomeruli')} of the "
+            "first run are shown."
+        )
+    used = dict.fromkeys(model.backbone for model in config.few_shot.adapted.values())
+    silent = [name for name in used if not config.vlm.backbones[name].has_text]
+    if silent:
+        verb = "has" if len(silent) == 1 else "have"
+        sentences.append(
+            f"{listing(silent)} {verb} no text tower, so patches have no text to be compared with."
+        )
+    return sentences
