@@ -14,7 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,6 +25,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontr
 # The executor's job steps drop SLURM_CONF, so that the default path has to lead here.
 DEFAULT_CONF = Path("/etc/slurm/slurm.conf")
 LOCK = Path("/tmp/glomflow-cluster.lock")
+LAST = Path("/tmp/glomflow-cluster.folder")
 
 SLURM_CONF = """\
 ClusterName=onehost
@@ -83,11 +84,14 @@ class Cluster:
 
     Attributes:
         folder: Holds its settings, state and logs.
-        environment: What its commands need.
     """
 
     folder: Path
-    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its commands need."""
+        return {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def command(self, *words: str, check: bool = True) -> str:
         """Runs one of SLURM's commands and returns what it printed."""
@@ -126,9 +130,7 @@ class Cluster:
         """Ends a node as a power cut does: its daemon, and all that runs on it."""
         jobs = self.command("squeue", "-h", "-w", f"node{number}", "-o", "%i").split()
         _stop(self.folder / f"node{number}.pid", signal.SIGKILL)
-        for process in _processes_of(f"SLURMD_NODENAME=node{number}", jobs):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        _kill(_processes_of(f"SLURMD_NODENAME=node{number}", jobs))
 
     def wait(self, what: str, true: object, seconds: float = 120.0) -> None:
         """Waits until a function returns something true."""
@@ -145,7 +147,7 @@ class Cluster:
 
 
 def _processes_of(variable: str, jobs: list[str]) -> list[int]:
-    """Returns SLURM's own processes for the jobs, and what they started."""
+    """Returns SLURM's own processes for the jobs, and what runs on a node."""
     found = []
     stepd = tuple(f"slurmstepd: [{job}.".encode() for job in jobs)
     for folder in Path("/proc").glob("[0-9]*"):
@@ -154,6 +156,12 @@ def _processes_of(variable: str, jobs: list[str]) -> list[int]:
             if ours or variable.encode() in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
     return found
+
+
+def _kill(processes: list[int]) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def _stop(pid_file: Path, number: int) -> None:
@@ -215,26 +223,40 @@ def one_host_cluster(folder: Path) -> Iterator[Cluster]:
         lock.acquire(timeout=600)
     except Timeout:
         raise RuntimeError(f"another cluster of tests holds {LOCK}") from None
-    cluster = Cluster(folder, {"SLURM_CONF": str(folder / "slurm.conf")})
     try:
-        _write_settings(folder)
-        DEFAULT_CONF.parent.mkdir(parents=True, exist_ok=True)
-        DEFAULT_CONF.unlink(missing_ok=True)
-        DEFAULT_CONF.symlink_to(folder / "slurm.conf")
-        _start_munge(folder)
-        cluster.start_controller()
-        for number in range(NODES):
-            cluster.start_node(number)
-        cluster.wait("the nodes", lambda: cluster.nodes_up() == NODES)
-        yield cluster
+        # A cluster whose tests were killed.
+        with contextlib.suppress(OSError):
+            _stop_all(Path(LAST.read_text(encoding="utf-8")))
+        LAST.write_text(str(folder), encoding="utf-8")
+        yield _started(folder)
     finally:
-        with contextlib.suppress(Exception):
+        _stop_all(folder)
+        lock.release()
+
+
+def _started(folder: Path) -> Cluster:
+    cluster = Cluster(folder)
+    _write_settings(folder)
+    DEFAULT_CONF.parent.mkdir(parents=True, exist_ok=True)
+    DEFAULT_CONF.unlink(missing_ok=True)
+    DEFAULT_CONF.symlink_to(folder / "slurm.conf")
+    _start_munge(folder)
+    cluster.start_controller()
+    for number in range(NODES):
+        cluster.start_node(number)
+    cluster.wait("the nodes", lambda: cluster.nodes_up() == NODES)
+    return cluster
+
+
+def _stop_all(folder: Path) -> None:
+    cluster = Cluster(folder)
+    if (folder / "slurmctld.pid").exists():
+        with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
             cluster.command("scancel", "-u", "root", check=False)
             cluster.wait("the jobs to end", lambda: not cluster.jobs("RUNNING", "COMPLETING"), 20)
-        for number in range(NODES):
-            _stop(folder / f"node{number}.pid", signal.SIGTERM)
-        _stop(folder / "slurmctld.pid", signal.SIGTERM)
-        _stop(folder / "munged.pid", signal.SIGTERM)
-        if DEFAULT_CONF.is_symlink():
-            DEFAULT_CONF.unlink()
-        lock.release()
+    for name in (*(f"node{number}" for number in range(NODES)), "slurmctld", "munged"):
+        _stop(folder / f"{name}.pid", signal.SIGTERM)
+    for number in range(NODES):
+        _kill(_processes_of(f"SLURMD_NODENAME=node{number}", []))
+    if DEFAULT_CONF.is_symlink() and DEFAULT_CONF.readlink() == folder / "slurm.conf":
+        DEFAULT_CONF.unlink()

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,9 +73,30 @@ def _longer(project: Project, folder: Path) -> Project:
     return Project(copy.folder, ["cluster.yaml", "long.yaml"])
 
 
-def _job_of(cluster: Cluster, project: Project, fold: int) -> str:
-    """Returns the number of a fold's training once it has written a checkpoint."""
-    cluster.wait(f"the checkpoint of fold {fold}", _checkpoint(project, fold).exists, 600)
+def _stand_still(trainings: list[tuple[Project, int]], over: Callable[[], bool]) -> bool:
+    """Stops each training (SIGSTOP) when it has written a checkpoint.
+
+    Args:
+        trainings: Project and fold.
+        over: Tells that the third, whose time is short, has ended before.
+
+    Returns:
+        Whether the third was stopped.
+    """
+    left = dict(enumerate(trainings))
+    end = time.monotonic() + 900
+    while left and not (list(left) == [2] and over()):
+        assert time.monotonic() < end, f"no checkpoint of {left}"
+        for number, (project, fold) in list(left.items()):
+            if _checkpoint(project, fold).exists() and not (number == 2 and over()):
+                os.kill(_process_of(project, fold), signal.SIGSTOP)
+                del left[number]
+        time.sleep(0.1)
+    return 2 not in left
+
+
+def _job_of(project: Project, fold: int) -> str:
+    """Returns the number of the SLURM job that writes a fold's log."""
     return _first_line(project, fold).rpartition("SLURM job ")[2]
 
 
@@ -106,27 +128,23 @@ def disturbed(cluster, on_slurm, tmp_path_factory) -> Disturbed:
     """Three runs at once, and all that clusters do to them."""
     names = ("whole", "lost", "little", "killed")
     whole, lost, little, killed = (_longer(on_slurm, tmp_path_factory.mktemp(name)) for name in names)
-    # Three of a node's four CPUs each, so that no node holds both.
-    first = _train(lost, cluster, WEIGHTS, "mem_mb=3000", "runtime=30", "cpus_per_task=3")
+    # A node each: the others share the third.
+    first = _train(lost, cluster, WEIGHTS, "mem_mb=3000", "runtime=30", "cpus_per_task=4")
     second = _train(
         little,
         cluster,
         WEIGHTS,
-        "mem_mb=(300 if wildcards.fold == '1' else 3000) * attempt ** 3",
+        "mem_mb=300 * attempt ** 3 if wildcards.fold == '1' else 3000",
         "runtime=attempt ** 5 if wildcards.fold == '0' else 30",
     )
     third = _train(killed, cluster, WEIGHTS[:1], "mem_mb=3000", "runtime=30")
 
-    # The job that hangs, unless the machine is so slow that its minute is over before.
-    checkpoint = _checkpoint(little, 0)
-    cluster.wait("a checkpoint", lambda: checkpoint.exists() or FAULTS["time"].says in second.text(), 600)
-    hung = FAULTS["time"].says not in second.text()
-    if hung:
-        os.kill(_process_of(little, 0), signal.SIGSTOP)
+    # Every first training stands still from its first checkpoint on, unless its minute is over before.
+    standing = [(lost, 0), (lost, 1), (little, 0), (killed, 0)]
+    hung = _stand_still(standing, lambda: FAULTS["time"].says in second.text())
+    old = _job_of(killed, 0)
 
     # The job that goes on without its Snakemake.
-    old = _job_of(cluster, killed, 0)
-    os.kill(_process_of(killed, 0), signal.SIGSTOP)
     printed = {"two": _refused(killed, cluster)}
     third.process.kill()
     third.process.wait()
@@ -136,7 +154,7 @@ def disturbed(cluster, on_slurm, tmp_path_factory) -> Disturbed:
     again = _train(killed, cluster, WEIGHTS[:1], "mem_mb=3000", "runtime=30")
 
     # Jobs that are cancelled or lose their node.
-    jobs = [_job_of(cluster, lost, fold) for fold in (0, 1)]
+    jobs = [_job_of(lost, fold) for fold in (0, 1)]
     node = cluster.show(jobs[1])["NodeList"]
     cluster.stop_controller()
     time.sleep(3)
