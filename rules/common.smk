@@ -77,7 +77,7 @@ BACKBONES = list(dict.fromkeys(model.backbone for model in ADAPTED.values()))
 TEXT_BACKBONES = [name for name in BACKBONES if CONFIG.vlm.backbones[name].has_text]
 SIMILARITY = [f"similarity_maps-{name}" for name in TEXT_BACKBONES]
 FEW_SHOT_CURVES = ["few_shot_curves", "few_shot_confusion", "few_shot_reliability"]
-PHANTOM_VLM = any(CONFIG.vlm.backbones[name].weights == "phantom" for name in BACKBONES)
+PHANTOM_VLM = any(CONFIG.vlm.backbones[name].is_phantom for name in BACKBONES)
 
 
 wildcard_constraints:
@@ -582,6 +582,8 @@ def backbone_inputs(wildcards):
     section = CONFIG.vlm.backbones[wildcards.backbone]
     source, _, path = section.weights.partition(":")
     files = {"crops": store("om", "npy"), "indices": store("om", "parquet")}
+    if not section.has_text:
+        return files
     if source == "phantom":
         files["phantom"] = [
             result("vlm/phantom/open_clip_model.safetensors"),
@@ -594,6 +596,18 @@ def backbone_inputs(wildcards):
             raise WorkflowError(f"config: {key}: there is no {path}; {advice}")
         files["weights"] = [path]
     return files
+
+
+def encoding_inputs(wildcards):
+    """What encoding reads besides: of an image encoder, the maps of the features rule or its weights."""
+    files = backbone_inputs(wildcards)
+    section = CONFIG.vlm.backbones[wildcards.backbone]
+    if section.has_text:
+        return files
+    if not section.pools_maps:
+        return files | {"weights": encoder_weights([section.encoder])}
+    path = f"{R}/features/{features_folder(section.encoder)}om/{{shard}}.npy"
+    return files | {"maps": expand(path, shard=SHARDS)}
 
 
 def prompt_files():
@@ -623,6 +637,12 @@ def vlm_settings(backbone, models=()):
         settings["evaluation"] = {"ece_bins": CONFIG.evaluation.ece_bins}
     vlm["backbones"] = {backbone: dump(CONFIG.vlm.backbones[backbone])}
     vlm["batch_size"] = CONFIG.vlm.batch_size
+    if not CONFIG.vlm.backbones[backbone].has_text:
+        name = CONFIG.vlm.backbones[backbone].encoder
+        own = encoder_section(name).model_dump(
+            mode="json", exclude={"trainable", "shared"}
+        )
+        settings |= {"encoder": own} if name == "default" else {"encoders": {name: own}}
     return settings | {"few_shot": few_shot, "vlm": vlm}
 
 

@@ -88,7 +88,7 @@ if ADAPTED:
     rule vlm_features:
         """Encode the labelled glomeruli once with a frozen image tower."""
         input:
-            unpack(backbone_inputs),
+            unpack(encoding_inputs),
         output:
             features=result("vlm/{backbone}/features.npy"),
             index=result("vlm/{backbone}/features.parquet"),

@@ -188,6 +188,9 @@ AdaptationMethod = Literal[
 FINE_TUNED = ("vanilla", "lora", "clip_lora", "adapter")
 """The adaptation methods that change the towers; the others read features of frozen towers."""
 
+TEXT_FREE = ("linear_probe", "classifier", "tip_adapter", "tip_adapter_f")
+"""The adaptation methods that can do without a text tower."""
+
 
 class Adapted(Section):
     """A vision-language model and how it is adapted to few labelled glomeruli."""
@@ -331,7 +334,9 @@ class Config(Section):
     folds: Folds = Field(Folds(), description="Cross-validation.")
     encoder: Encoder = Field(Encoder(), description="The image encoder.")
     encoders: dict[Name, Encoder] = Field(
-        {}, description="Further encoders by name, for `diagnosis.models.NAME.encoders`."
+        {},
+        description="Further encoders by name, for `diagnosis.models.NAME.encoders` and "
+        "`vlm.backbones.NAME.encoder`.",
     )
     diagnosis: Diagnosis = Field(Diagnosis(), description="CMUS-Net track.")
     few_shot: FewShot = Field(FewShot(), description="Glomerulus track.")
@@ -343,10 +348,13 @@ class Config(Section):
         """Returns the name of the encoder of a model's modality; 'default' is the section ``encoder``."""
         return model.encoders.get(modality, DEFAULT_ENCODER)  # type: ignore[call-overload,no-any-return]
 
+    def encoder_named(self, name: str) -> Encoder:
+        """Returns an encoder by its name; 'default' is the section ``encoder``."""
+        return self.encoder if name == DEFAULT_ENCODER else self.encoders[name]
+
     def encoder_of(self, model: Model, modality: str) -> Encoder:
         """Returns the encoder of a model's modality."""
-        name = self.encoder_name(model, modality)
-        return self.encoder if name == DEFAULT_ENCODER else self.encoders[name]
+        return self.encoder_named(self.encoder_name(model, modality))
 
     def is_frozen(self, model: Model) -> bool:
         """Tells whether a model's encoders are frozen, so that cached features take the place of crops."""
@@ -379,6 +387,24 @@ class Config(Section):
                 raise ValueError(
                     f"few_shot.adapted.{name}.backbone: '{model.backbone}' is not among vlm.backbones "
                     f"({', '.join(self.vlm.backbones)}); add it there or correct the name"
+                )
+            backbone = self.vlm.backbones[model.backbone]
+            if not backbone.has_text and model.method not in TEXT_FREE:
+                raise ValueError(
+                    f"few_shot.adapted.{name}.method: {model.method} compares images with texts, and the "
+                    f"backbone {model.backbone} (library timm) has no text tower; choose "
+                    f"{', '.join(TEXT_FREE[:-1])} or {TEXT_FREE[-1]}, or a backbone with a text tower"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _encoders_of_backbones_are_known(self) -> Self:
+        known = [DEFAULT_ENCODER, *self.encoders]
+        for name, backbone in self.vlm.backbones.items():
+            if not backbone.has_text and backbone.encoder not in known:
+                raise ValueError(
+                    f"vlm.backbones.{name}.encoder: '{backbone.encoder}' is not among encoders "
+                    f"({', '.join(known)}); add it there or correct the name"
                 )
         return self
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from glomflow.config import FINE_TUNED, AdaptationMethod, Adapted, FewShot
+from glomflow.config import FINE_TUNED, TEXT_FREE, AdaptationMethod, Adapted, FewShot
 from glomflow.errors import GlomflowError
 from glomflow.evaluation.adapted import Grid, left_out_shots, predict_features, shots_of
 from glomflow.evaluation.draws import draw_shots
@@ -104,6 +104,13 @@ def test_validation_slides_give_a_temperature_and_never_a_test_crop(index) -> No
     assert described[["validation_auc", "temperature", "scaled_ece"]].notna().all().all()
 
 
+def test_a_method_that_needs_a_text_is_refused_without_one(index) -> None:
+    _, table, _ = space(index)
+    none = ClassText.none(2, table.shape[1])
+    with pytest.raises(GlomflowError, match="clap: it compares images with texts, and the backbone has no"):
+        predict_features("own", Adapted(method="clap"), grid_of(index, [1]), table, none)
+
+
 def test_zero_shot_runs_without_shots_and_learns_nothing(index) -> None:
     assert shots_of("zero_shot", [0, 1, 4]) == [0]
     assert shots_of("clap", [0, 4, 1]) == [1, 4]
@@ -179,4 +186,6 @@ def test_a_recipe_is_changed_in_part() -> None:
 
 def test_the_configuration_knows_which_methods_there_are() -> None:
     assert set(FINE_TUNED) == set(TUNED_METHODS)
+    free = [name for name in FEATURE_METHODS if not feature_method(name).needs_text]
+    assert set(TEXT_FREE) == set(free)
     assert set(get_args(AdaptationMethod)) == {*TUNED_METHODS, *FEATURE_METHODS} == set(ADAPTATIONS)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from glomflow.config import Config
+from glomflow.config_vlm import VlmBackbone
 from glomflow.errors import GlomflowError
 from glomflow.evaluation.adapted_jobs import Job, encode_crops
 from glomflow.evaluation.draws import DRAWS, draw_shots
@@ -122,7 +123,7 @@ def test_what_cannot_be_compared_gives_a_remark(what, remark, job, tmp_path, mon
     task, folder = job
     backbone = task.load()
     if what == "text":
-        backbone.text = None
+        monkeypatch.setattr(VlmBackbone, "has_text", False)
     else:
         monkeypatch.setattr(type(backbone.vision), "prefix", Tower.prefix)
     monkeypatch.setattr(Job, "load", lambda self: backbone)

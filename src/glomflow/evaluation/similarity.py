@@ -69,11 +69,12 @@ def similarity_maps(job: Job, draws: Path, features: Path, index: Path) -> Maps:
     table, crops = read_features(features, index)
     drawn = read_table(draws, DRAWS)
     with deterministic(job.threads), torch.no_grad():
-        labelled, backbone = job.labelled(), job.load()
+        labelled = job.labelled()
         if labelled.names != crops:
             raise GlomflowError(f"features {features} are of other crops; delete them and run again")
-        if getattr(backbone, "text", None) is None:
+        if not job.settings.vlm.backbones[job.backbone].has_text:
             return _none(labelled, f"{job.backbone} has no text tower to compare its patches with")
+        backbone = job.load()
         text = encode_prompts(job.prompts(labelled.classes), backbone).text.float().cpu()
         rows, places = _rows(drawn, table, text, labelled)
         try:
@@ -90,7 +91,7 @@ def _rows(
     """Returns the chosen crops with their cosines, and their places among the labelled ones."""
     place_of = {crop: place for place, crop in enumerate(labelled.names)}
     test = drawn[(drawn["run"] == drawn["run"].min()) & (drawn["split"] == "test")]
-    places = test["crop"].map(place_of).to_numpy(np.int64)
+    places = np.array([place_of[crop] for crop in test["crop"]], dtype=np.int64)
     cosines = (table[torch.from_numpy(places)].float() @ text.T).numpy().astype(np.float64)
     rows = test[["crop", "slide", "label"]].assign(
         predicted=np.array(labelled.classes)[cosines.argmax(axis=1)],

@@ -185,17 +185,9 @@ def few_shot_reliability(
         _diagram(axes, own[own["shots"] == shots])
         errors = [cells.get((method, shots, name)) for name in ("ece", "scaled_ece")]
         told = ["" if row is None else interval(*ends(row, "mean")) for row in errors]
-        said = f"ECE {told[0]}" + (f"\nscaled {told[1]}" if told[1] else "\n")
+        said = f"{_shots(shots)} · ECE {told[0]}" + (f"\nscaled {told[1]}" if told[1] else "\n")
         axes.set_title(labels[method].replace(" (", "\n("), pad=23)
         axes.text(0, 1.015, said, transform=axes.transAxes, fontsize=_LABEL, va="bottom", linespacing=1.15)
-        axes.annotate(
-            _shots(shots),
-            (0.97, 0.04),
-            xycoords="axes fraction",
-            ha="right",
-            fontsize=_LABEL,
-            color=style.MUTED,
-        )
     for axes in grid[max(0, len(methods) - columns) : len(methods)]:
         axes.tick_params(labelbottom=True)
     figure.supxlabel("probability given to the predicted class", fontsize=8.5)

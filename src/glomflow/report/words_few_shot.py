@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from glomflow.config import Config
+from glomflow.config import DEFAULT_ENCODER, Config
+from glomflow.config_vlm import VlmBackbone
 from glomflow.report.numbers import count, listing
 
 METHODS = {
@@ -46,6 +47,22 @@ def method_labels(config: Config) -> dict[str, str]:
     return labels | {name: words if times[words] == 1 else name for name, words in called.items()}
 
 
+def image_backbones(config: Config) -> dict[str, VlmBackbone]:
+    """Returns the image encoders that models are adapted from, by name."""
+    names = dict.fromkeys(model.backbone for model in config.few_shot.adapted.values())
+    sections = {name: config.vlm.backbones[name] for name in names}
+    return {name: section for name, section in sections.items() if not section.has_text}
+
+
+def image_words(name: str, section: VlmBackbone) -> str:
+    """Says what features an image encoder gives."""
+    encoder = "the encoder" if section.encoder == DEFAULT_ENCODER else f"the encoder {section.encoder}"
+    where = "the last map" if section.stride is None else f"the map of stride {section.stride} px"
+    disc = "" if section.disc is None else f" within {section.disc:g} of half the edge from the middle"
+    views = ", over eight turned and mirrored views" if section.symmetries else ""
+    return f"{name} is {encoder} without a text tower: {where}, averaged{disc}{views}"
+
+
 def method_means(config: Config, name: str) -> str:
     """Returns a method with what it rests on, as the subject of a sentence."""
     if name == "colour_texture":
@@ -55,7 +72,9 @@ def method_means(config: Config, name: str) -> str:
     model = config.few_shot.adapted.get(name)
     if model is None:
         return name
-    return f"{ADAPTATIONS[model.method]} on the vision-language model {model.backbone}"
+    backbone = config.vlm.backbones[model.backbone]
+    kind = "vision-language model" if backbone.has_text else "image encoder"
+    return f"{ADAPTATIONS[model.method]} on the {kind} {model.backbone}"
 
 
 CALIBRATION_NOTE = (
