@@ -52,6 +52,7 @@ def test_account_and_gpu_model_are_set_in_one_place(repo) -> None:
         "find_glomeruli",
         "few_shot_adapted",
         "vlm_features",
+        "vlm_similarity_maps",
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from glomflow.errors import GlomflowError
-from glomflow.job_log import open_log
+from glomflow.job_lock import lock_outputs, unlock_outputs, whereabouts
 from glomflow.resource_failures import explain_failure
 
 
@@ -34,7 +34,7 @@ def job(log: str | os.PathLike[str], threads: int = 1) -> Iterator[None]:
 
     A :class:`GlomflowError`, a full disk and the like end the job with a message alone, any other exception
     with its traceback; the log always gets the traceback. Numerical libraries are held to ``threads``. A job
-    that would write the same files as one that still runs waits for it, see :func:`open_log`.
+    that would write the same files as one that still runs waits for it, see :mod:`glomflow.job_lock`.
 
     Args:
         log: File that receives standard output and standard error, also those of C libraries.
@@ -45,7 +45,7 @@ def job(log: str | os.PathLike[str], threads: int = 1) -> Iterator[None]:
     """
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(threads)
-    handle = _opened(log)
+    lock, handle = _opened(log)
     saved = os.dup(1), os.dup(2)
     read_end, write_end = os.pipe()
     tee = threading.Thread(target=_tee, args=(read_end, handle, saved[1]), daemon=True)
@@ -76,6 +76,7 @@ def job(log: str | os.PathLike[str], threads: int = 1) -> Iterator[None]:
         tee.join(timeout=5)
         for descriptor in (handle, read_end, *saved):
             os.close(descriptor)
+        unlock_outputs(lock, log)
     if failure is not None:
         raise SystemExit(1)
 
@@ -84,15 +85,18 @@ def _append(handle: int, text: str) -> None:
     _write(handle, text.encode())
 
 
-def _opened(log: str | os.PathLike[str]) -> int:
+def _opened(log: str | os.PathLike[str]) -> tuple[int, int]:
     try:
-        return open_log(log)
+        lock = lock_outputs(log)
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.write(handle, f"{whereabouts()}\n".encode())
     except OSError as error:
         message = _told(error, log)
         if message is None:
             raise
         print(message, file=sys.stderr)
         raise SystemExit(1) from None
+    return lock, handle
 
 
 def _told(error: Exception, log: str | os.PathLike[str]) -> str | None:

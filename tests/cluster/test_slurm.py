@@ -142,7 +142,7 @@ def disturbed(cluster, on_slurm, tmp_path_factory) -> Disturbed:
     # Every first training stands still from its first checkpoint on, unless its minute is over before.
     standing = [(lost, 0), (lost, 1), (little, 0), (killed, 0)]
     hung = _stand_still(standing, lambda: FAULTS["time"].says in second.text())
-    old = _job_of(killed, 0)
+    old, process = _job_of(killed, 0), _process_of(killed, 0)
 
     # The job that goes on without its Snakemake.
     printed = {"two": _refused(killed, cluster)}
@@ -166,7 +166,7 @@ def disturbed(cluster, on_slurm, tmp_path_factory) -> Disturbed:
     cluster.wait("the second job to wait", lambda: FAULTS["head"].says in _logs(killed), 300)
     assert not (killed.folder / WEIGHTS[0]).exists()
     assert cluster.show(old)["JobState"] == "RUNNING"
-    os.kill(_process_of(killed, 0), signal.SIGCONT)
+    os.kill(process, signal.SIGCONT)
 
     expected = run(whole, None, ["--cores", "2", "--", *WEIGHTS])
     printed |= {"lost": first.finished(), "little": second.finished(), "again": again.finished()}

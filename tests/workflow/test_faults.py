@@ -81,17 +81,18 @@ def _flip_late(path: Path) -> None:
     _flip(path, 0.95)
 
 
+# From the end of the workflow to its start: what a test makes anew makes all that follows out of date.
 @pytest.mark.parametrize(
     ("fault", "damage", "damaged", "reader"),
     [
-        ("array", _cut, "results/crops/om/0000.npy", FEATURES),
-        ("table", _flip, "results/inventory/0000.parquet", "results/inventory.parquet"),
         (
             "weights",
             _flip_late,
             "results/models/cmus_net/fold0_seed0.safetensors",
             "results/predictions/cmus_net/fold0_seed0.parquet",
         ),
+        ("array", _cut, "results/crops/om/0000.npy", FEATURES),
+        ("table", _flip, "results/inventory/0000.parquet", "results/inventory.parquet"),
     ],
 )
 def test_a_damaged_file(demo, project, fault, damage, damaged, reader) -> None:

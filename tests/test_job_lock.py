@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glomflow import job_log
+from glomflow import job_lock
 from glomflow.files import atomic_path
 from glomflow.imaging.crop_store import new_array
-from glomflow.job_log import open_log
+from glomflow.job_lock import lock_outputs, unlock_outputs
 from glomflow.jobs import job
 from glomflow.resource_failures import explain_failure
 
@@ -42,6 +42,7 @@ def _holder(folder: Path) -> subprocess.Popen:
 
 def test_a_second_job_waits_for_the_first_and_says_so(tmp_path, capfd) -> None:
     first = _holder(tmp_path)
+    (tmp_path / "a.log").unlink()  # as Snakemake does before it starts a job
     second = subprocess.Popen(
         [sys.executable, "-c", HOLDER.replace("sys.stdin.read()", "print(Path(sys.argv[3]).read_text())")]
         + [str(tmp_path / name) for name in ("a.log", "began2", "out")],
@@ -58,6 +59,23 @@ def test_a_second_job_waits_for_the_first_and_says_so(tmp_path, capfd) -> None:
     assert (first.returncode, second.returncode) == (0, 0)
     text = (tmp_path / "a.log").read_text()
     assert f"process {second.pid}\nfirst\n" in text
+    assert not (tmp_path / "a.log.lock").exists()
+
+
+def test_many_jobs_take_turns(tmp_path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from glomflow.jobs import job
+with job(sys.argv[1]):
+    path = Path(sys.argv[2])
+    path.write_text(str(int(path.read_text()) + 1))
+"""
+    (tmp_path / "count").write_text("0")
+    words = [sys.executable, "-c", code, str(tmp_path / "a.log"), str(tmp_path / "count")]
+    for process in [subprocess.Popen(words, stdout=subprocess.DEVNULL) for _ in range(8)]:
+        assert process.wait() == 0
+    assert (tmp_path / "count").read_text() == "8"
 
 
 def test_a_killed_job_leaves_no_lock(tmp_path, capfd) -> None:
@@ -73,8 +91,8 @@ def test_a_file_system_without_locks_is_mentioned(tmp_path, monkeypatch, capsys)
     def refuse(handle: int, how: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(job_log.fcntl, "flock", refuse)
-    os.close(open_log(tmp_path / "a.log"))
+    monkeypatch.setattr(job_lock.fcntl, "flock", refuse)
+    unlock_outputs(lock_outputs(tmp_path / "a.log"), tmp_path / "a.log")
     assert "no locks on this file system" in capsys.readouterr().out
 
 
@@ -125,7 +143,7 @@ def test_a_log_that_cannot_be_opened_is_told(tmp_path, capfd, monkeypatch) -> No
     def refuse(path: Path) -> int:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr("glomflow.jobs.open_log", refuse)
+    monkeypatch.setattr("glomflow.jobs.lock_outputs", refuse)
     with pytest.raises(SystemExit), job(tmp_path / "a.log"):
         pass
     assert "the file system is read-only" in capfd.readouterr().err
