@@ -2,8 +2,11 @@
 
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import networkx
 import pytest
 import yaml
 import yte
@@ -69,3 +72,29 @@ def test_settings_and_limits_are_the_executor_s(repo) -> None:
     limits = {field.name for field in dataclasses.fields(partitions.PartitionLimits)}
     for name, given in yaml.safe_load(text)["partitions"].items():
         assert set(given) <= limits, name
+
+
+EVERYTHING = """
+imaging: {stain: {target: training_folds}, im: {standardise: site}}
+diagnosis: {search: {trials: 2, learning_rate: [0.0001, 0.001]}, explanations: {enabled: true}}
+"""
+
+
+@pytest.mark.parametrize("settings", ["imaging: {stain: {target: cohort_median}}", EVERYTHING])
+def test_no_group_waits_for_itself(repo, tmp_path, settings) -> None:
+    groups = _profile(repo)["groups"]
+    (tmp_path / "more.yaml").write_text(settings, encoding="utf-8")
+    finder = repo / "tests" / "workflow" / "finder.yaml"
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--rulegraph", "--configfile", finder]
+    done = subprocess.run(
+        [*command, tmp_path / "more.yaml"], cwd=repo, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    names = dict(re.findall(r'(\d+)\[label = "(\w+)', done.stdout))
+    jobs = networkx.DiGraph()
+    for before, after in re.findall(r"(\d+) -> (\d+)", done.stdout):
+        ends = [groups.get(names[number], names[number]) for number in (before, after)]
+        if ends[0] != ends[1]:
+            jobs.add_edge(*ends)
+    assert {"report", "shard", "folds"} <= set(jobs)
+    assert list(networkx.simple_cycles(jobs)) == []

@@ -20,7 +20,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 NODES = 3
-PORT = 17817
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
 # The executor's job steps drop SLURM_CONF, so that the default path has to lead here.
 DEFAULT_CONF = Path("/etc/slurm/slurm.conf")
@@ -167,26 +166,46 @@ def _kill(processes: list[int]) -> None:
 def _stop(pid_file: Path, number: int) -> None:
     try:
         process = int(pid_file.read_text(encoding="utf-8"))
+        os.kill(process, number)
     except (OSError, ValueError):
         return
     for attempt in range(150):
-        try:
-            os.kill(process, number if attempt == 0 else 0)
-        except ProcessLookupError:
+        if not _alive(process):
             break
         if attempt == 100:
-            os.kill(process, signal.SIGKILL)
+            _kill([process])
         time.sleep(0.1)
     pid_file.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+def _free_port() -> int:
+    """Returns the first of ports that are free, for the controller and, from the tenth on, for the nodes."""
+    for first in range(17817, 19817, 20):
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in (first, *range(first + 10, first + 10 + NODES)):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
+    raise RuntimeError("no free ports for a cluster")
 
 
 def _write_settings(folder: Path) -> None:
     host = socket.gethostname().split(".")[0]
     last = NODES - 1
-    text = SLURM_CONF.format(host=host, port=PORT, folder=folder)
+    port = _free_port()
+    text = SLURM_CONF.format(host=host, port=port, folder=folder)
     for number in range(NODES):
         text += (
-            f"NodeName=node{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={PORT + 10 + number} "
+            f"NodeName=node{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port + 10 + number} "
             "CPUs=4 RealMemory=16000 Gres=gpu:pretended:1 State=UNKNOWN\n"
         )
     text += f"PartitionName=cpu Nodes=node[0-{last}] Default=YES MaxTime=20000 OverSubscribe=NO State=UP\n"
