@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
+from glomflow.cohort.bucket import cohort_files
 from glomflow.jobs import job
 
 
-def read(params):
+def read(params, folder: Path):
     from glomflow.cohort.source import read_source
     from glomflow.config import Cohort
 
     _, images = read_source(
         Cohort(**params.settings),
-        Path(params.folder),
+        folder,
         n_splits=params.n_splits,
         shards=params.shards,
         diagnosis=params.diagnosis,
@@ -21,10 +22,10 @@ def read(params):
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads), cohort_files(snakemake.params.folder) as folder:
         from glomflow.tables import IMAGES, write_table
 
-        images = read(snakemake.params)
+        images = read(snakemake.params, folder)
         own = images[images["shard"] == int(snakemake.wildcards.shard)].reset_index(drop=True)
         write_table(snakemake.output[0], own, IMAGES)
         print(f"{own['patient'].nunique()} patients, {len(own)} images")

@@ -29,6 +29,13 @@ def _parser() -> argparse.ArgumentParser:
     annotations.add_argument("source", type=Path, help="annotation file")
     annotations.add_argument("--image", type=Path, required=True, help="the image that was annotated")
     annotations.add_argument("--out", type=Path, required=True, help="GeoJSON file to write")
+    status = commands.add_parser(
+        "status", help="say how far a run is: beside it, after it, or from a copy of its results"
+    )
+    status.add_argument("results", type=Path, nargs="?", default=Path("results"), help="results folder")
+    status.add_argument("--json", action="store_true", help="print JSON, for programs")
+    status.add_argument("--lines", type=int, default=5, help="last lines shown of each log (default: 5)")
+    status.add_argument("--watch", type=float, metavar="SECONDS", help="look again until the run ends")
     commands.add_parser("formats", help="list the image formats that can be read, and what each one needs")
     return parser
 
@@ -45,6 +52,13 @@ def _run(arguments: argparse.Namespace) -> None:
         from glomflow.imaging.annotations import convert_annotations
 
         print(convert_annotations(arguments.source, arguments.image, arguments.out))
+        return
+    if arguments.command == "status":
+        from glomflow.status import show_status
+
+        show_status(
+            arguments.results, as_json=arguments.json, log_lines=arguments.lines, watch=arguments.watch
+        )
         return
     if arguments.command == "formats":
         from glomflow.imaging.readers.formats import format_table
@@ -71,13 +85,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the command's name; those of the process by default.
 
     Returns:
-        0 if all went well, 1 after an error that the message explains.
+        0 if all went well, 1 after an error that the message explains, 130 if it was interrupted.
     """
     try:
         _run(_parser().parse_args(arguments))
     except GlomflowError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

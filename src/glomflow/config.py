@@ -60,7 +60,14 @@ class Run(Section):
         False, description="Stop at the first image that cannot be used, instead of reporting it at the end."
     )
     offline: bool = Field(
-        True, description="Never reach for the internet: weights come from files or packages."
+        True,
+        description="Never reach for the internet: weights come from files or packages, and images that the "
+        "sheets give addresses for have to be there.",
+    )
+    container: str | None = Field(
+        None,
+        description="Container image that jobs run in with `--sdm apptainer`: a `.sif` file or an address "
+        "such as `docker://registry/glomflow:0.1.0`, see docs/environments.md.",
     )
 
 
@@ -74,7 +81,9 @@ class Cohort(Section):
         "with a `labels.csv`.",
     )
     folder: str | None = Field(
-        None, description="Folder of the sheets and the images; needed for `sheets` and `crops`."
+        None,
+        description="Folder of the sheets and the images; needed for `sheets` and `crops`. "
+        "`s3://bucket/path` is read from a bucket ([storage.md](storage.md)).",
     )
     patients: str = Field("patients.csv", description="Sheet of patients, in `folder` (source `sheets`).")
     images: str = Field("images.csv", description="Sheet of images, in `folder` (source `sheets`).")

@@ -1,0 +1,122 @@
+"""What a run took: the records that Snakemake keeps of jobs, gathered into a table.
+
+A record (``benchmark:`` of a rule) is written when a job ends well. It is no declared input of anything: a
+record that is lost must not repeat a training. The jobs are those of the run's plan, those of them that
+earlier runs did included; which records are missing can therefore be told.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from glomflow.errors import GlomflowError
+from glomflow.run_plan import PLAN, PlannedJob, read_plan
+from glomflow.stages import job_words, stage_of
+from glomflow.tables import Column, Schema, write_table
+
+JOB_COSTS: Schema = {
+    "stage": Column("string", "stage of the workflow, a key of glomflow.stages.STAGES"),
+    "rule": Column("string", "rule"),
+    "job": Column("string", "what the job does, in words"),
+    "record": Column("string", "its record, relative to the results folder"),
+    "threads": Column("int64", "threads that it may use"),
+    "gpus": Column("int64", "GPUs that it asked for"),
+    "seconds": Column("float64", "time from start to end, s; missing where there is no record"),
+    "cpu_seconds": Column("float64", "CPU time, user and system, until the last sample, s"),
+    "memory_mb": Column("float64", "peak resident memory of its processes, MB"),
+}
+"""One row per job; what Snakemake could not measure is missing."""
+
+REPORT = "report"
+"""The rule that gathers the costs, and so cannot be among them."""
+
+
+def read_record(path: Path) -> tuple[float, float, float]:
+    """Reads the record of a job.
+
+    Args:
+        path: Table that Snakemake wrote; of several repeats, times add up.
+
+    Returns:
+        Seconds, CPU seconds and peak memory (MB); NaN for what was not measured or if there is no file.
+
+    Raises:
+        GlomflowError: The file is no such table.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            rows = list(csv.DictReader(handle, delimiter="\t"))
+    except FileNotFoundError:
+        return math.nan, math.nan, math.nan
+    except (OSError, ValueError) as error:
+        raise GlomflowError(f"{path}: cannot be read ({error}); delete it") from error
+    if not rows or "s" not in rows[0]:
+        raise GlomflowError(f"{path}: is no record of a job (no column 's'); delete it")
+    values = [[_number(row.get(name), path) for row in rows] for name in ("s", "cpu_time", "max_rss")]
+    return sum(values[0]), sum(values[1]), max(values[2])
+
+
+def _number(text: str | None, path: Path) -> float:
+    if text is None or text.strip() in {"", "-", "NA"}:
+        return math.nan
+    try:
+        return float(text)
+    except ValueError as error:
+        raise GlomflowError(f"{path}: '{text}' is not a number; delete the file") from error
+
+
+def job_costs(results: Path, jobs: list[PlannedJob]) -> pd.DataFrame:
+    """Gathers the records of jobs.
+
+    Args:
+        results: The results folder.
+        jobs: The jobs of a plan.
+
+    Returns:
+        JOB_COSTS rows in the order of the jobs; jobs without a record have no times.
+
+    Raises:
+        GlomflowError: A record is damaged.
+    """
+    rows = []
+    for job in jobs:
+        seconds, cpu, memory = read_record(results / job.benchmark)
+        rows.append(
+            {
+                "stage": stage_of(job.rule),
+                "rule": job.rule,
+                "job": job_words(job.rule, job.wildcards),
+                "record": job.benchmark,
+                "threads": job.threads,
+                "gpus": job.gpus,
+                "seconds": seconds,
+                "cpu_seconds": cpu,
+                "memory_mb": memory,
+            }
+        )
+    return pd.DataFrame(rows, columns=list(JOB_COSTS))
+
+
+def write_costs(results: Path, out: Path) -> pd.DataFrame:
+    """Writes the table of what the run's jobs took, but for the report's own.
+
+    Args:
+        results: The results folder.
+        out: JOB_COSTS table; without a plan (hooks switched off, no shared folder) it has no rows.
+
+    Returns:
+        The rows.
+
+    Raises:
+        GlomflowError: The plan or a record is damaged.
+    """
+    jobs: list[PlannedJob] = []
+    if (results / PLAN).is_file():
+        jobs = [job for job in read_plan(results).jobs if job.rule != REPORT]
+    frame = job_costs(results, jobs)
+    write_table(out, frame, JOB_COSTS)
+    return frame
