@@ -23,6 +23,7 @@ from glomflow.evaluation.detection_summary import TABLES as FINDER_TABLES
 from glomflow.evaluation.explanations import TABLES as EXPLANATION_CHECKS
 from glomflow.evaluation.few_shot_schemas import TABLES as FEW_SHOT_SCHEMAS
 from glomflow.evaluation.summary_schemas import TABLES
+from glomflow.models.vlm.label_sets import check_labels
 
 BASE = Path(workflow.basedir)
 expose_library(BASE / "src")
@@ -98,6 +99,12 @@ TEXT_BACKBONES = [name for name in BACKBONES if CONFIG.vlm.backbones[name].has_t
 SIMILARITY = [f"similarity_maps-{name}" for name in TEXT_BACKBONES]
 FEW_SHOT_CURVES = ["few_shot_curves", "few_shot_confusion", "few_shot_reliability"]
 PHANTOM_VLM = any(CONFIG.vlm.backbones[name].is_phantom for name in BACKBONES)
+
+try:
+    if TEXT_BACKBONES:
+        check_labels(CONFIG)
+except GlomflowError as error:
+    raise WorkflowError(f"config: {error}") from None
 
 
 wildcard_constraints:
@@ -687,7 +694,8 @@ def frozen_files(pattern):
 
 def draw_settings():
     """What the draws of slides and labelled glomeruli depend on."""
-    return CONFIG.few_shot.model_dump(mode="json", exclude={"adapted", "methods", "l2"})
+    unread = {"adapted", "ensembles", "methods", "l2"}
+    return CONFIG.few_shot.model_dump(mode="json", exclude=unread)
 
 
 def backbone_inputs(wildcards):
@@ -735,6 +743,27 @@ def prompt_files():
     return [local(str(path)) for path in sorted(Path(folder).glob("*.txt"))]
 
 
+def checked_prompts(wildcards):
+    """The checked prompts of a backbone, if it has a text tower."""
+    if wildcards.backbone not in TEXT_BACKBONES:
+        return []
+    return result("vlm/{backbone}/prompts.json")
+
+
+def prompt_settings(backbone):
+    """What checking the prompts of a backbone depends on."""
+    section = dump(CONFIG.vlm.backbones[backbone])
+    return {
+        "run": {"offline": CONFIG.run.offline},
+        "few_shot": {"classes": CONFIG.few_shot.classes},
+        "vlm": {
+            "labels": dump(CONFIG.vlm.labels),
+            "backbones": {backbone: section},
+            "pretraining": dump(CONFIG.vlm.pretraining),
+        },
+    }
+
+
 def vlm_settings(backbone, models=()):
     """What a job of a vision-language model needs of the configuration, and no more.
 
@@ -743,7 +772,8 @@ def vlm_settings(backbone, models=()):
     few_shot, vlm = {"classes": CONFIG.few_shot.classes}, {}
     settings = {"run": {"offline": CONFIG.run.offline}}
     if models:
-        few_shot = CONFIG.few_shot.model_dump(mode="json", exclude={"methods", "l2"})
+        unread = {"ensembles", "methods", "l2"}
+        few_shot = CONFIG.few_shot.model_dump(mode="json", exclude=unread)
         few_shot["adapted"] = {name: dump(ADAPTED[name]) for name in models}
         vlm = {"labels": dump(CONFIG.vlm.labels), "umap": CONFIG.vlm.umap}
         settings["run"]["seed"] = CONFIG.run.seed
@@ -795,3 +825,9 @@ def few_shot_files(what):
     for backbone, own in adapted_jobs():
         files.append(result(f"few_shot/{what}/{backbone}-{own}.parquet"))
     return files
+
+
+def ensemble_files():
+    """The predictions of ensembles, if there are any."""
+    path = result("few_shot/predictions/ensembles.parquet")
+    return [path] if CONFIG.few_shot.ensembles else []

@@ -272,11 +272,38 @@ class FewShot(Section):
         {},
         description="Adapted vision-language models by name; they run on the same draws as `methods`.",
     )
+    ensembles: dict[Name, list[str]] = Field(
+        {},
+        description="Ensembles by name: methods and adapted models whose log probabilities are averaged, "
+        "each with the same say, such as `both: [probe, colour_texture]`.",
+    )
 
     @property
     def names(self) -> list[str]:
         """Methods and adapted models, in the order of the tables; the first is compared with the others."""
-        return [*self.methods, *self.adapted]
+        return [*self.methods, *self.adapted, *self.ensembles]
+
+    @model_validator(mode="after")
+    def _ensembles_have_members(self) -> Self:
+        known = [*self.methods, *self.adapted]
+        for name, members in self.ensembles.items():
+            if name in known:
+                raise ValueError(f"ensembles.{name}: '{name}' is a method or a model as well; rename it")
+            stray = [member for member in members if member not in known]
+            if stray:
+                raise ValueError(
+                    f"ensembles.{name}: '{stray[0]}' is not among methods and adapted "
+                    f"({', '.join(known)}); "
+                    "add it there or correct the name"
+                )
+            if len(set(members)) < 2 or len(set(members)) < len(members):
+                raise ValueError(f"ensembles.{name}: name two or more different methods or adapted models")
+            frozen = [m for m in members if m in self.adapted and self.adapted[m].method == "zero_shot"]
+            if frozen and len(frozen) < len(members):
+                raise ValueError(
+                    f"ensembles.{name}: {frozen[0]} has 0 shots and the others have more; take it out"
+                )
+        return self
 
     @model_validator(mode="after")
     def _adapted_can_be_run(self) -> Self:
