@@ -28,8 +28,8 @@ from glomflow.config_finder import Finder
 from glomflow.errors import GlomflowError
 from glomflow.files import write_json
 from glomflow.models.encoders import preprocess
+from glomflow.models.trained_weights import save_weights
 from glomflow.models.unet import FinderNet, build_finder_net
-from glomflow.models.weights_file import save_weights
 from glomflow.tables import Column, Schema, write_table
 from glomflow.training.checkpoints import (
     Checkpoint,

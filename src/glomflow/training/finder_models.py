@@ -16,8 +16,8 @@ from glomflow.config_finder import ExternalFinder, Finder, FinderEncoder
 from glomflow.errors import GlomflowError
 from glomflow.files import read_json, sha256_file
 from glomflow.models.encoders import preprocess
+from glomflow.models.trained_weights import load_weights
 from glomflow.models.unet import FinderNet, build_finder_net
-from glomflow.models.weights_file import load_weights
 from glomflow.training.features import resolve_device
 from glomflow.training.finder_types import Bytes, GlomerulusModel
 

@@ -20,7 +20,7 @@ from glomflow.models.build import build_net
 from glomflow.models.encoders import EncoderBank
 from glomflow.models.losses import Criterion, balanced_weights
 from glomflow.models.patient_model import PatientModel
-from glomflow.models.weights_file import save_weights
+from glomflow.models.trained_weights import save_weights
 from glomflow.tables import Column, Schema, write_table
 from glomflow.training.checkpoints import Checkpoint, Observer, training_digest
 from glomflow.training.data import FoldData, Shelf, Stores, channel_statistics

@@ -15,7 +15,7 @@ from glomflow.errors import GlomflowError
 from glomflow.files import read_json
 from glomflow.models.outputs import Outputs, modality_names, probabilities
 from glomflow.models.patient_model import PatientModel
-from glomflow.models.weights_file import load_weights
+from glomflow.models.trained_weights import load_weights
 from glomflow.tables import INSTANCES, PREDICTIONS, probability_columns
 from glomflow.training.data import FoldData, Shelf, Stores, chunks
 from glomflow.training.features import resolve_device

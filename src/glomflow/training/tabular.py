@@ -19,7 +19,7 @@ from glomflow.models.baselines.tabular import TABULAR_NETS, BoosterNet, Logistic
 from glomflow.models.batch import Pooled, concatenate
 from glomflow.models.losses import Criterion
 from glomflow.models.patient_model import PatientModel
-from glomflow.models.weights_file import save_weights
+from glomflow.models.trained_weights import save_weights
 from glomflow.tables import write_table
 from glomflow.training.data import FoldData, Stores
 from glomflow.training.fit import HISTORY, class_numbers, encoder_settings, split_places

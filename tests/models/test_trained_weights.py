@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from glomflow.errors import GlomflowError
 from glomflow.files import sha256_file
-from glomflow.models.weights_file import load_weights, save_weights
+from glomflow.models.trained_weights import load_weights, save_weights
 
 TENSORS = {
     "a": torch.arange(12.0).reshape(3, 4).T,
