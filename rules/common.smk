@@ -7,8 +7,8 @@ from glomflow.code_digest import code_digest
 from glomflow.config import FINE_TUNED
 from glomflow.config_check import load_config
 from glomflow.cohort.fingerprint import (
+    Fingerprints,
     require_sheets,
-    shard_fingerprint,
     shard_rows,
     sheet_sites,
 )
@@ -18,6 +18,7 @@ from glomflow.errors import CohortError, ConfigError
 from glomflow.evaluation.detection_summary import TABLES as FINDER_TABLES
 from glomflow.evaluation.explanations import TABLES as EXPLANATION_CHECKS
 from glomflow.evaluation.summary_schemas import TABLES
+from glomflow.repeated_inputs import without_repeats
 
 BASE = Path(workflow.basedir)
 expose_library(BASE / "src")
@@ -36,6 +37,7 @@ DIAGNOSIS = "diagnosis" in CONFIG.run.tracks
 FEW_SHOT = "glomeruli" in CONFIG.run.tracks
 PHANTOM = CONFIG.cohort.source == "phantom"
 FOLDER = f"{R}/phantom" if PHANTOM else CONFIG.cohort.folder
+FINGERPRINTS = Fingerprints(FOLDER)
 SEARCH = CONFIG.diagnosis.search.trials > 0
 MODELS_OF = {task: list(CONFIG.diagnosis.models_of(task)) for task in TASKS}
 # Networks that can lack a modality, by task.
@@ -133,7 +135,7 @@ def stain_targets(wildcards):
 
 def fingerprint(wildcards):
     """Sizes and times of a shard's image files, so that a changed file reruns its shard."""
-    return shard_fingerprint(f"{R}/cohort/images/{wildcards.shard}.parquet", FOLDER)
+    return FINGERPRINTS.of(f"{R}/cohort/images/{wildcards.shard}.parquet")
 
 
 def dump(section):
@@ -184,15 +186,16 @@ def store(modality, suffix):
 
 
 def model_inputs(wildcards):
-    """What a model reads: crop stores, and cached features where its encoders are frozen."""
+    """What a model reads: indices, with crops or, where its encoders are frozen, cached features."""
     files = {}
     for modality, encoder in encoder_names(wildcards.model).items():
         modality = modality.lower()
         # Colours that are fitted on training patients make the crops of each fold its own.
         name = f"{modality}_fold{wildcards.fold}" if modality in FITTED else modality
         files[f"{modality}_index"] = store(name, "parquet")
-        files[f"{modality}_crops"] = store(name, "npy")
-        if is_frozen(wildcards.model):
+        if not is_frozen(wildcards.model):
+            files[f"{modality}_crops"] = store(name, "npy")
+        else:
             files[f"{modality}_features"] = expand(
                 f"{R}/features/{features_folder(encoder)}{name}/{{shard}}.npy",
                 shard=SHARDS,
@@ -200,13 +203,23 @@ def model_inputs(wildcards):
     return files
 
 
-def subset_inputs(wildcards):
-    """What the models of a task read that can lack a modality."""
+def all_subset_inputs(wildcards):
+    """What the models of a task read that can lack a modality, by model."""
     files = {}
     for place, model in enumerate(PARTIAL[wildcards.task]):
         own = model_inputs(SimpleNamespace(model=model, fold=wildcards.fold))
         files |= {f"model{place}_{name}": paths for name, paths in own.items()}
     return files
+
+
+def subset_inputs(wildcards):
+    """The same, each file once."""
+    return without_repeats(all_subset_inputs(wildcards))[0]
+
+
+def subset_repeats(wildcards):
+    """What several of these models read: name to the input that stands for it."""
+    return without_repeats(all_subset_inputs(wildcards))[1]
 
 
 def subset_files(what, wildcards):
@@ -302,7 +315,7 @@ def finder_settings(*keys):
 
 def finder_fingerprint(wildcards):
     """Sizes and times of the fields that a finder learns from."""
-    return shard_fingerprint(f"{R}/finder/training/{wildcards.finder}.parquet", FOLDER)
+    return FINGERPRINTS.of(f"{R}/finder/training/{wildcards.finder}.parquet")
 
 
 def found_glomeruli(table):
@@ -537,19 +550,29 @@ FROZEN = [model for model in MODELS if is_frozen(model)]
 TRAINED = [model for model in MODELS if model not in FROZEN]
 
 
-def job_inputs(models, split):
+def all_job_inputs(models, split, wildcards):
     """What a job reads of a fold: tables, stores and search results of each of its models."""
+    found = {}
+    for place, model in enumerate(models or [wildcards.model]):
+        one = SimpleNamespace(model=model, fold=wildcards.fold)
+        own = model_inputs(one) | {"table": model_table(split)(one)}
+        own["search"] = search_results(one)
+        found |= {f"model{place}_{name}": paths for name, paths in own.items()}
+    return found
 
-    def files(wildcards):
-        found = {}
-        for place, model in enumerate(models or [wildcards.model]):
-            one = SimpleNamespace(model=model, fold=wildcards.fold)
-            own = model_inputs(one) | {"table": model_table(split)(one)}
-            own["search"] = search_results(one)
-            found |= {f"model{place}_{name}": paths for name, paths in own.items()}
-        return found
 
-    return files
+def job_inputs(models, split):
+    """The same, each file once."""
+    return lambda wildcards: without_repeats(all_job_inputs(models, split, wildcards))[
+        0
+    ]
+
+
+def job_repeats(models, split):
+    """What several models of a job read: name to the input that stands for it."""
+    return lambda wildcards: without_repeats(all_job_inputs(models, split, wildcards))[
+        1
+    ]
 
 
 def job_configs(wildcards):

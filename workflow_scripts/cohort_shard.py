@@ -5,7 +5,7 @@ from pathlib import Path
 from glomflow.jobs import job
 
 
-def read(params):
+def read(params, shard: int):
     from glomflow.cohort.source import read_source
     from glomflow.config import Cohort
 
@@ -15,7 +15,7 @@ def read(params):
         n_splits=params.n_splits,
         shards=params.shards,
         diagnosis=params.diagnosis,
-        check_files=False,
+        shard=shard,
     )
     return images
 
@@ -24,7 +24,6 @@ if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):
         from glomflow.tables import IMAGES, write_table
 
-        images = read(snakemake.params)
-        own = images[images["shard"] == int(snakemake.wildcards.shard)].reset_index(drop=True)
-        write_table(snakemake.output[0], own, IMAGES)
-        print(f"{own['patient'].nunique()} patients, {len(own)} images")
+        images = read(snakemake.params, int(snakemake.wildcards.shard))
+        write_table(snakemake.output[0], images, IMAGES)
+        print(f"{images['patient'].nunique()} patients, {len(images)} images")

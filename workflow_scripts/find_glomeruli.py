@@ -34,7 +34,7 @@ def search(inputs, folder: Path, settings: dict, finders: list[str], out: Path, 
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads, snakemake.resources.gpu):
         from glomflow.tables import FOUND, SEARCHED, write_table
 
         searched, found = search(

@@ -15,7 +15,7 @@ def pretrain_vlm(settings: dict, weights: Path, description: Path, report: Path,
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads, snakemake.resources.gpu):
         accuracy = pretrain_vlm(
             snakemake.params.settings,
             Path(snakemake.output.weights),

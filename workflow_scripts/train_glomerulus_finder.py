@@ -24,7 +24,7 @@ def train(table: Path, folder: Path, settings: dict, seed: int, offline: bool, f
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads, snakemake.resources.gpu):
         from glomflow.training.finder_types import FinderFiles
         from glomflow.training.seeds import derive_seed
 

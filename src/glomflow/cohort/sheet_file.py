@@ -65,7 +65,14 @@ class Sheet:
                 self.flag(self.frame[column] == "", column, "the cell is empty; fill it in")
 
 
-def read_sheet(folder: Path, name: str, *, required: Sequence[str], optional: Sequence[str]) -> Sheet:
+def read_sheet(
+    folder: Path,
+    name: str,
+    *,
+    required: Sequence[str],
+    optional: Sequence[str],
+    keep: Callable[[str], bool] | None = None,
+) -> Sheet:
     """Reads a comma-separated UTF-8 sheet; every cell stays text, so that '007' stays '007'.
 
     Blanks around values and a byte-order mark are dropped, and so are rows without any value. Problems
@@ -76,6 +83,7 @@ def read_sheet(folder: Path, name: str, *, required: Sequence[str], optional: Se
         name: File name of the sheet in it.
         required: Columns that the sheet must have.
         optional: Columns that it may have.
+        keep: Tells of a patient whether the rows are wanted; the others are left out unseen.
     """
     known = [*required, *optional]
     sheet = Sheet(name, _frame({}, known, []), frozenset())
@@ -88,15 +96,25 @@ def read_sheet(folder: Path, name: str, *, required: Sequence[str], optional: Se
     if not records:
         return sheet
     header = [cell.strip() for cell in records[0]]
-    rows = [(number, cells) for number, cells in enumerate(records[1:], 2) if any(map(str.strip, cells))]
+    filled = [(number, cells) for number, cells in enumerate(records[1:], 2) if any(map(str.strip, cells))]
+    rows = filled if keep is None else _wanted(filled, header, keep)
     columns = _columns(sheet, header, rows)
     _check_header(sheet, columns, required, known)
-    if not rows:
+    if not filled:
         sheet.add(None, None, None, "the sheet has a header but no rows; fill it in")
         return sheet
     sheet.frame = _frame(columns, known, [number for number, _ in rows])
     sheet.present = frozenset(columns) & frozenset(known)
     return sheet
+
+
+def _wanted(
+    rows: list[tuple[int, list[str]]], header: list[str], keep: Callable[[str], bool]
+) -> list[tuple[int, list[str]]]:
+    if "patient" not in header:
+        return rows
+    place = header.index("patient")
+    return [row for row in rows if keep(row[1][place].strip() if place < len(row[1]) else "")]
 
 
 def _frame(columns: dict[str, list[str]], known: Sequence[str], rows: list[int]) -> pd.DataFrame:
