@@ -17,6 +17,7 @@ from glomflow.environment import expose_library
 from glomflow.errors import CohortError, ConfigError
 from glomflow.evaluation.detection_summary import TABLES as FINDER_TABLES
 from glomflow.evaluation.explanations import TABLES as EXPLANATION_CHECKS
+from glomflow.evaluation.few_shot_schemas import TABLES as FEW_SHOT_SCHEMAS
 from glomflow.evaluation.summary_schemas import TABLES
 from glomflow.repeated_inputs import without_repeats
 
@@ -64,7 +65,7 @@ if "stage" in TASKS:
 INSTANCES = any("TEM" in model.modalities for model in CONFIG.diagnosis.models.values())
 FINDER_CURVES = ["finder_precision_recall", "finder_counts"]
 FINDER_JUDGED = CONFIG.imaging.finder.enabled
-FEW_SHOT_TABLES = ("metrics", "per_run", "comparisons", "confusion")
+FEW_SHOT_TABLES = list(FEW_SHOT_SCHEMAS)
 FINDER = CONFIG.imaging.finder
 EXPLAINED = CONFIG.diagnosis.explained if DIAGNOSIS else []
 EXPLANATION_TABLES = list(EXPLANATION_CHECKS)
@@ -74,7 +75,11 @@ FINDERS = [*map(str, range(FINDER.n_splits)), "all"] if FINDER.model == "train" 
 
 ADAPTED = CONFIG.few_shot.adapted if FEW_SHOT else {}
 BACKBONES = list(dict.fromkeys(model.backbone for model in ADAPTED.values()))
-PHANTOM_VLM = any(CONFIG.vlm.backbones[name].weights == "phantom" for name in BACKBONES)
+# A backbone without a text tower has nothing that its patches could be compared with.
+TEXT_BACKBONES = [name for name in BACKBONES if CONFIG.vlm.backbones[name].has_text]
+SIMILARITY = [f"similarity_maps-{name}" for name in TEXT_BACKBONES]
+FEW_SHOT_CURVES = ["few_shot_curves", "few_shot_confusion", "few_shot_reliability"]
+PHANTOM_VLM = any(CONFIG.vlm.backbones[name].is_phantom for name in BACKBONES)
 
 
 wildcard_constraints:
@@ -468,7 +473,10 @@ def figures(names, suffix, category):
     captioned = functools.partial(report, category=category)
     captions = BASE / "rules" / "captions"
     return [
-        captioned(f"{R}/figures/{name}.{suffix}", caption=str(captions / f"{name}.rst"))
+        captioned(
+            f"{R}/figures/{name}.{suffix}",
+            caption=str(captions / f"{name.partition('-')[0]}.rst"),
+        )
         for name in names
     ]
 
@@ -530,10 +538,10 @@ def report_inputs():
     if FEW_SHOT:
         files["few_shot"] = [f"{R}/few_shot/{name}.parquet" for name in FEW_SHOT_TABLES]
         files["few_shot_json"] = f"{R}/few_shot/draws.json"
-        shown += [
-            f"{R}/figures/{name}.svg"
-            for name in ("few_shot_curves", "few_shot_confusion")
-        ]
+        files["few_shot_geometry"] = few_shot_files("geometry")
+        files["similarity_said"] = similarity_files("json")
+        shown += [f"{R}/figures/{name}.svg" for name in FEW_SHOT_CURVES]
+        shown += [f"{R}/figures/{name}.png" for name in SIMILARITY]
     if FINDER_JUDGED:
         files["finder"] = [
             f"{R}/finder/metrics/{name}.parquet" for name in FINDER_TABLES
@@ -597,6 +605,8 @@ def backbone_inputs(wildcards):
     section = CONFIG.vlm.backbones[wildcards.backbone]
     source, _, path = section.weights.partition(":")
     files = {"crops": store("om", "npy"), "indices": store("om", "parquet")}
+    if not section.has_text:
+        return files
     if source == "phantom":
         files["phantom"] = [
             result("vlm/phantom/open_clip_model.safetensors"),
@@ -609,6 +619,18 @@ def backbone_inputs(wildcards):
             raise WorkflowError(f"config: {key}: there is no {path}; {advice}")
         files["weights"] = [path]
     return files
+
+
+def encoding_inputs(wildcards):
+    """What encoding reads besides: of an image encoder, the maps of the features rule or its weights."""
+    files = backbone_inputs(wildcards)
+    section = CONFIG.vlm.backbones[wildcards.backbone]
+    if section.has_text:
+        return files
+    if not section.pools_maps:
+        return files | {"weights": encoder_weights([section.encoder])}
+    path = f"{R}/features/{features_folder(section.encoder)}om/{{shard}}.npy"
+    return files | {"maps": expand(path, shard=SHARDS)}
 
 
 def prompt_files():
@@ -638,7 +660,25 @@ def vlm_settings(backbone, models=()):
         settings["evaluation"] = {"ece_bins": CONFIG.evaluation.ece_bins}
     vlm["backbones"] = {backbone: dump(CONFIG.vlm.backbones[backbone])}
     vlm["batch_size"] = CONFIG.vlm.batch_size
+    if not CONFIG.vlm.backbones[backbone].has_text:
+        name = CONFIG.vlm.backbones[backbone].encoder
+        own = encoder_section(name).model_dump(
+            mode="json", exclude={"trainable", "shared"}
+        )
+        settings |= {"encoder": own} if name == "default" else {"encoders": {name: own}}
     return settings | {"few_shot": few_shot, "vlm": vlm}
+
+
+def similarity_settings(wildcards):
+    """What the maps of patches and texts depend on."""
+    settings = vlm_settings(wildcards.backbone)
+    settings["vlm"]["labels"] = dump(CONFIG.vlm.labels)
+    return settings
+
+
+def similarity_files(suffix):
+    """A file per backbone that has a text tower."""
+    return expand(f"{R}/vlm/{{backbone}}/similarity.{suffix}", backbone=TEXT_BACKBONES)
 
 
 def adapted_jobs():

@@ -2,6 +2,11 @@ rule few_shot_draws:
     """Draw the slides and the labelled glomeruli of every run."""
     input:
         indices=store("om", "parquet"),
+        patients=(
+            result("cohort/patients.parquet")
+            if CONFIG.few_shot.protocol == "leave_one_site_out"
+            else []
+        ),
     output:
         draws=result("few_shot/draws.parquet"),
         digest=result("few_shot/draws.json"),
@@ -83,7 +88,7 @@ if ADAPTED:
     rule vlm_features:
         """Encode the labelled glomeruli once with a frozen image tower."""
         input:
-            unpack(backbone_inputs),
+            unpack(encoding_inputs),
         output:
             features=result("vlm/{backbone}/features.npy"),
             index=result("vlm/{backbone}/features.parquet"),
@@ -138,17 +143,51 @@ if ADAPTED:
         script:
             "../workflow_scripts/few_shot_adapted.py"
 
+    rule vlm_similarity_maps:
+        """Compare the patches of a few test glomeruli with the texts of the classes."""
+        input:
+            unpack(backbone_inputs),
+            features=result("vlm/{backbone}/features.npy"),
+            index=result("vlm/{backbone}/features.parquet"),
+            draws=result("few_shot/draws.parquet"),
+            prompts=prompt_files(),
+        output:
+            maps=result("vlm/{backbone}/similarity.npy"),
+            index=result("vlm/{backbone}/similarity.parquet"),
+            said=result("vlm/{backbone}/similarity.json"),
+        log:
+            result("logs/vlm_similarity_maps/{backbone}.log"),
+        benchmark:
+            result("benchmarks/vlm_similarity_maps/{backbone}.tsv")
+        conda:
+            "../envs/glomflow.yaml"
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=60,
+            gpu=1,
+        params:
+            settings=similarity_settings,
+            backbone="{backbone}",
+            code=code("vlm_similarity_maps.py"),
+        script:
+            "../workflow_scripts/vlm_similarity_maps.py"
+
 
 rule few_shot_metrics:
     """Mean, spread and intervals of the few-shot runs, respecting slides."""
     input:
         predictions=few_shot_files("predictions"),
+        geometry=few_shot_files("geometry"),
         draws=result("few_shot/draws.parquet"),
     output:
         metrics=result("few_shot/metrics.parquet"),
         per_run=result("few_shot/per_run.parquet"),
         comparisons=result("few_shot/comparisons.parquet"),
         confusion=result("few_shot/confusion.parquet"),
+        recalls=result("few_shot/recalls.parquet"),
+        calibration=result("few_shot/calibration.parquet"),
+        sites=result("few_shot/sites.parquet"),
     log:
         result("logs/few_shot_metrics.log"),
     benchmark:

@@ -127,11 +127,41 @@ if FEW_SHOT:
         input:
             few_shot=rules.few_shot_metrics.output,
         output:
-            *figures(["few_shot_curves", "few_shot_confusion"], "svg", "Glomeruli"),
+            *figures(FEW_SHOT_CURVES, "svg", "Glomeruli"),
         log:
             result("logs/figures_few_shot.log"),
         benchmark:
             result("benchmarks/figures_few_shot.tsv")
+        conda:
+            "../envs/glomflow.yaml"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=30,
+            gpu=0,
+        params:
+            config=dump(CONFIG),
+            code=code("figures.py"),
+        script:
+            "../workflow_scripts/figures.py"
+
+
+if SIMILARITY:
+
+    rule figures_similarity:
+        """Draw how close patches of glomeruli are to the texts of the classes."""
+        input:
+            om_crops=store("om", "npy"),
+            om_index=store("om", "parquet"),
+            similarity_maps=similarity_files("npy"),
+            similarity_index=similarity_files("parquet"),
+            similarity_said=similarity_files("json"),
+        output:
+            *figures(SIMILARITY, "png", "Glomeruli"),
+        log:
+            result("logs/figures_similarity.log"),
+        benchmark:
+            result("benchmarks/figures_similarity.tsv")
         conda:
             "../envs/glomflow.yaml"
         threads: 1

@@ -153,7 +153,7 @@ example, the default. Write:
     ),
     "one value for a list": (
         "few_shot: {shots: 8}",
-        """config: 'few_shot.shots' is 8; expected: list of whole numbers, each at least 1, at least 1 \
+        """config: 'few_shot.shots' is 8; expected: list of whole numbers, each at least 0, at least 1 \
 of them. Write:
     few_shot:
       shots: [8]""",

@@ -26,5 +26,7 @@ if __name__ == "__main__":
         predictions = run(
             files.indices, files.crops, files.features, files.draws, params.settings, params.seed
         )
+        if 0 in params.settings["shots"]:
+            print("0 shots are left out: what is fitted here learns from labelled crops")
         names = [column[2:] for column in predictions.columns if column.startswith("p_")]
         write_table(snakemake.output.predictions, predictions, FEW_SHOT, probability_columns(names))

@@ -14,9 +14,8 @@ def run(task, names: list[str], files):
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads, snakemake.resources.gpu):
-        from glomflow.evaluation.adapted import GEOMETRY
         from glomflow.evaluation.adapted_jobs import Job
-        from glomflow.tables import FEW_SHOT, probability_columns, write_table
+        from glomflow.tables import FEW_SHOT, GEOMETRY, probability_columns, write_table
 
         task = Job.of(snakemake.input, snakemake.params, snakemake.threads)
         predictions, geometry = run(task, snakemake.params.models, snakemake.input)

@@ -11,13 +11,16 @@ def summarise(files, methods: list[str], settings: dict, seed: int):
     from glomflow.config import Evaluation
     from glomflow.evaluation.draws import DRAWS
     from glomflow.evaluation.few_shot_summary import few_shot_summary
-    from glomflow.tables import FEW_SHOT, read_table
+    from glomflow.tables import FEW_SHOT, GEOMETRY, read_table
 
     parts = [read_table(path, FEW_SHOT, open_ended=True) for path in files.predictions]
     rows = pd.concat(parts, ignore_index=True)
     order = {name: place for place, name in enumerate(methods)}
     rows = rows.sort_values("method", key=lambda names: names.map(order), kind="stable")
-    return few_shot_summary(rows, read_table(files.draws, DRAWS), Evaluation(**settings), seed=seed)
+    told = [read_table(path, GEOMETRY) for path in files.geometry]
+    geometry = pd.concat(told, ignore_index=True) if told else None
+    drawn = read_table(files.draws, DRAWS)
+    return few_shot_summary(rows, drawn, Evaluation(**settings), seed=seed, geometry=geometry)
 
 
 if __name__ == "__main__":

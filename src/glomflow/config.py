@@ -188,6 +188,9 @@ AdaptationMethod = Literal[
 FINE_TUNED = ("vanilla", "lora", "clip_lora", "adapter")
 """The adaptation methods that change the towers; the others read features of frozen towers."""
 
+TEXT_FREE = ("linear_probe", "classifier", "tip_adapter", "tip_adapter_f")
+"""The adaptation methods that can do without a text tower."""
+
 
 class Adapted(Section):
     """A vision-language model and how it is adapted to few labelled glomeruli."""
@@ -211,20 +214,40 @@ class FewShot(Section):
     classes: list[str] | None = Field(
         None, description="Lesion classes; empty: every class that the annotations name."
     )
-    shots: list[Count] = Field([1, 2, 4, 8, 16], min_length=1, description="Labelled crops per class.")
-    runs: Count = Field(10, description="Draws of slides and shots.")
+    shots: list[Annotated[int, Field(ge=0)]] = Field(
+        [1, 2, 4, 8, 16],
+        min_length=1,
+        description="Labelled crops per class. 0 is for `zero_shot`, which runs there anyway; methods that "
+        "learn leave it out.",
+    )
+    nested: bool = Field(
+        True,
+        description="`true`: fewer shots are part of more, so that a curve over shots adds crops. `false`: "
+        "every number of shots has crops of its own, as far as a class goes.",
+    )
+    runs: Count = Field(10, description="Draws of slides and shots; with `leave_one_site_out`, of each site.")
+    protocol: Literal["slides", "leave_one_site_out"] = Field(
+        "slides",
+        description="`slides`: training slides are drawn, the others are tested. `leave_one_site_out`: each "
+        "site is tested in turn; shots and validation slides are of the other sites.",
+    )
+    hold_out_sites: list[str] = Field(
+        [], description="`leave_one_site_out`: the sites that are tested in turn; empty: all of them."
+    )
     train_slide_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.5, description="Share of slides that shots are drawn from; the other slides are the test set."
+        0.5,
+        description="Share of slides that shots are drawn from; the other slides are the test set "
+        "(protocol `slides`).",
     )
     validation_slide_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0,
-        description="Share of slides that validation crops come from, taken off the test slides; for "
-        "`selection: validation` only.",
+        description="Share of slides that validation crops come from, taken off the test slides, or with "
+        "`leave_one_site_out` off those of the other sites; for `selection: validation` only.",
     )
     draws: Literal["redrawn", "pool"] = Field(
         "redrawn",
         description="`redrawn`: every run splits the slides anew. `pool` (published): slides are split once, "
-        "and the runs take other shots of one pool, which do not overlap as far as it goes.",
+        "and the runs take other shots of one pool, disjoint as far as it goes.",
     )
     allow_fewer: bool = Field(
         False, description="Go on with all there are where a class has fewer crops than shots."
@@ -256,11 +279,28 @@ class FewShot(Section):
                     f"adapted.{name}.selection: validation needs labelled slides to select on; set "
                     "validation_slide_fraction, or selection: fixed"
                 )
-        if self.train_slide_fraction + self.validation_slide_fraction >= 1.0:
+        if self.protocol == "slides" and self.train_slide_fraction + self.validation_slide_fraction >= 1.0:
             raise ValueError(
                 f"validation_slide_fraction: {self.validation_slide_fraction} and train_slide_fraction "
                 f"{self.train_slide_fraction} leave no slide to test on; lower one"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _draws_can_be_made(self) -> Self:
+        if not any(self.shots):
+            raise ValueError(
+                f"shots: with 0 alone {', '.join(self.methods)} can learn nothing; add 1 or more "
+                "(zero_shot runs at 0 whatever the shots are)"
+            )
+        if self.hold_out_sites and self.protocol == "slides":
+            raise ValueError(
+                "hold_out_sites: protocol slides holds no site out; set protocol: leave_one_site_out, or "
+                "take hold_out_sites out"
+            )
+        for key, names in (("classes", self.classes or []), ("hold_out_sites", self.hold_out_sites)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{key}: {', '.join(names)}: one stands there twice; keep one of them")
         return self
 
 
@@ -294,7 +334,9 @@ class Config(Section):
     folds: Folds = Field(Folds(), description="Cross-validation.")
     encoder: Encoder = Field(Encoder(), description="The image encoder.")
     encoders: dict[Name, Encoder] = Field(
-        {}, description="Further encoders by name, for `diagnosis.models.NAME.encoders`."
+        {},
+        description="Further encoders by name, for `diagnosis.models.NAME.encoders` and "
+        "`vlm.backbones.NAME.encoder`.",
     )
     diagnosis: Diagnosis = Field(Diagnosis(), description="CMUS-Net track.")
     few_shot: FewShot = Field(FewShot(), description="Glomerulus track.")
@@ -306,10 +348,13 @@ class Config(Section):
         """Returns the name of the encoder of a model's modality; 'default' is the section ``encoder``."""
         return model.encoders.get(modality, DEFAULT_ENCODER)  # type: ignore[call-overload,no-any-return]
 
+    def encoder_named(self, name: str) -> Encoder:
+        """Returns an encoder by its name; 'default' is the section ``encoder``."""
+        return self.encoder if name == DEFAULT_ENCODER else self.encoders[name]
+
     def encoder_of(self, model: Model, modality: str) -> Encoder:
         """Returns the encoder of a model's modality."""
-        name = self.encoder_name(model, modality)
-        return self.encoder if name == DEFAULT_ENCODER else self.encoders[name]
+        return self.encoder_named(self.encoder_name(model, modality))
 
     def is_frozen(self, model: Model) -> bool:
         """Tells whether a model's encoders are frozen, so that cached features take the place of crops."""
@@ -342,6 +387,24 @@ class Config(Section):
                 raise ValueError(
                     f"few_shot.adapted.{name}.backbone: '{model.backbone}' is not among vlm.backbones "
                     f"({', '.join(self.vlm.backbones)}); add it there or correct the name"
+                )
+            backbone = self.vlm.backbones[model.backbone]
+            if not backbone.has_text and model.method not in TEXT_FREE:
+                raise ValueError(
+                    f"few_shot.adapted.{name}.method: {model.method} compares images with texts, and the "
+                    f"backbone {model.backbone} (library timm) has no text tower; choose "
+                    f"{', '.join(TEXT_FREE[:-1])} or {TEXT_FREE[-1]}, or a backbone with a text tower"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _encoders_of_backbones_are_known(self) -> Self:
+        known = [DEFAULT_ENCODER, *self.encoders]
+        for name, backbone in self.vlm.backbones.items():
+            if not backbone.has_text and backbone.encoder not in known:
+                raise ValueError(
+                    f"vlm.backbones.{name}.encoder: '{backbone.encoder}' is not among encoders "
+                    f"({', '.join(known)}); add it there or correct the name"
                 )
         return self
 

@@ -21,12 +21,32 @@ _NEEDS_ARCHITECTURE = ("pretrained", "file", "random")
 
 
 class VlmBackbone(Section):
-    """A model with an image and a text tower."""
+    """A model with an image and a text tower, or an image encoder alone."""
 
-    library: Literal["open_clip", "transformers"] = Field(
+    library: Literal["open_clip", "transformers", "timm"] = Field(
         "open_clip",
         description="`open_clip`: CLIP, CoCa and what follows their layout. `transformers`: models of the "
-        "Hugging Face CLIP format, such as PLIP.",
+        "Hugging Face CLIP format, such as PLIP. `timm`: an image encoder without a text tower, for methods "
+        "that need no text.",
+    )
+    encoder: Name = Field(
+        "default",
+        description="With `timm`: `default`, which is the section `encoder`, or one of `encoders`.",
+    )
+    stride: Count | None = Field(
+        None,
+        description="With `timm`: the feature map whose cells are so many pixels apart, such as 16; empty: "
+        "the last.",
+    )
+    disc: Annotated[float, Field(gt=0.0, le=1.5)] | None = Field(
+        0.8,
+        description="With `timm`: radius of the disc in the middle of the crop over which the map is "
+        "averaged, in halves of the crop's edge; empty: the whole crop.",
+    )
+    symmetries: bool = Field(
+        False,
+        description="With `timm`: average over the eight turned and mirrored views of a crop, since a "
+        "glomerulus has no orientation; eight times the work.",
     )
     architecture: str | None = Field(
         None,
@@ -49,8 +69,26 @@ class VlmBackbone(Section):
         None, description="A sentence that is shown where the weights are missing: how to get them."
     )
 
+    @property
+    def has_text(self) -> bool:
+        """Whether there is a text tower that images can be compared with."""
+        return self.library != "timm"
+
+    @property
+    def pools_maps(self) -> bool:
+        """Whether it pools the feature maps that are computed for every encoder, and encodes nothing."""
+        return not self.has_text and self.stride is None and not self.symmetries
+
+    @property
+    def is_phantom(self) -> bool:
+        """Whether it is the small model that the workflow trains."""
+        return self.has_text and self.weights == "phantom"
+
     @model_validator(mode="after")
     def _weights_fit_the_library(self) -> Self:
+        if self.library == "timm":
+            self._check_encoder()
+            return self
         if not re.fullmatch(_SOURCES[self.library], self.weights):
             known = {
                 "open_clip": "pretrained:<tag>, file:<path>, hub:<owner>/<name>, phantom, random",
@@ -71,6 +109,16 @@ class VlmBackbone(Section):
                     "architecture: weights phantom have that of vlm.pretraining; take architecture out"
                 )
         return self
+
+    def _check_encoder(self) -> None:
+        given = {"architecture": self.architecture, "sha256": self.sha256, "tokenizer": self.tokenizer}
+        given["weights"] = None if self.weights == "phantom" else self.weights
+        for key, value in given.items():
+            if value is not None:
+                raise ValueError(
+                    f"{key}: with library timm the model is a section of encoders; take {key} out and set "
+                    "encoder to the section's name, or to default for the section 'encoder'"
+                )
 
 
 class LabelClass(Section):

@@ -269,6 +269,33 @@ FEW_SHOT: Schema = {
 FEW_SHOT_SPACE = ("own_cosine", "cosine_gap", "silhouette")
 """Columns of FEW_SHOT that only models with a shared space of images and texts have."""
 
+GEOMETRY: Schema = {
+    "method": Column("string", "name of the adapted model"),
+    "shots": Column("int64", "labelled crops per class"),
+    "run": Column("int64", "run, from 0"),
+    "epochs": Column("int64", "epochs of which the weights are; 0 where nothing is trained by epochs"),
+    "validation_auc": Column("float64", "macro AUC on validation crops; missing without selection"),
+    "temperature": Column("float64", "temperature fitted on validation crops; missing without them"),
+    "scaled_ece": Column("float64", "calibration error on test crops after temperature scaling; or missing"),
+    "umap_text_distance": Column(
+        "float64", "distance of classes and their texts in UMAP's plane; or missing"
+    ),
+}
+"""One row per adapted model, shots and run: what was selected, and what only a whole run has."""
+
+SIMILARITY: Schema = {
+    "row": Column("int64", "row of the maps"),
+    "crop": Column("string", "test crop identifier"),
+    "slide": Column("string", "slide of the crop"),
+    "label": Column("string", "true class"),
+    "predicted": Column("string", "class whose text has the highest cosine with the image"),
+    "x": Column("float64", "left edge of what the model sees of the crop, px of the crop"),
+    "y": Column("float64", "upper edge of it, px of the crop"),
+    "width": Column("float64", "its width, px of the crop"),
+    "height": Column("float64", "its height, px of the crop"),
+}
+"""One row per test crop whose patches are compared with texts; plus ``c_<class>``, cosines of the image."""
+
 
 def _typed(frame: pd.DataFrame, columns: Schema, name: str) -> pd.DataFrame:
     missing = [column for column in columns if column not in frame.columns]

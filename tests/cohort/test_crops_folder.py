@@ -105,7 +105,7 @@ def test_missing_columns(tmp_path):
     assert problems(build(tmp_path, ["image,lesion,slides", "a/1.png,normal,S1"])) == [
         "labels.csv, row 1, column 'lesion': unknown column; the columns are image, label, slide, "
         "patient, mask, "
-        "stain; a column of your own must start with 'x_' ('x_lesion')",
+        "stain, site; a column of your own must start with 'x_' ('x_lesion')",
         "labels.csv, row 1, column 'label': the column is missing; add it to the header (the label, one of "
         "cohort.classes)",
         "labels.csv, row 1, column 'slides': unknown column; rename it to 'slide', which is missing",
@@ -119,3 +119,17 @@ def test_real_glomeruli(real_data):
     assert images["lesion"].value_counts().to_dict() == {classes[1]: 81, classes[0]: 35}
     assert images["stain"].unique().tolist() == ["PAS"]
     assert images["annotation"].notna().all()
+
+
+def test_patients_may_have_a_site(tmp_path):
+    lines = [f"{line},{site}" for line, site in zip(LINES, ("site", "east", "", "west"), strict=True)]
+    patients, _ = read(build(tmp_path, lines))
+    assert patients.set_index("patient")["site"].to_dict() == {"S1": "east", "S2": "west"}
+
+
+def test_a_patient_of_two_sites_is_a_problem(tmp_path):
+    lines = [f"{line},{site}" for line, site in zip(LINES, ("site", "east", "north", ""), strict=True)]
+    assert problems(build(tmp_path, lines)) == [
+        "labels.csv, row 3, column 'site', value 'north': patient 'S1' is of site 'east' above; correct the "
+        "site or the patient",
+    ]

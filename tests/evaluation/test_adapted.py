@@ -7,15 +7,16 @@ import pandas as pd
 import pytest
 import torch
 
-from glomflow.config import FINE_TUNED, AdaptationMethod, Adapted, FewShot
+from glomflow.config import FINE_TUNED, TEXT_FREE, AdaptationMethod, Adapted, FewShot
 from glomflow.errors import GlomflowError
-from glomflow.evaluation.adapted import GEOMETRY, Grid, predict_features, shots_of
+from glomflow.evaluation.adapted import Grid, left_out_shots, predict_features, shots_of
 from glomflow.evaluation.draws import draw_shots
 from glomflow.models.vlm.methods.base import ClassText
 from glomflow.models.vlm.methods.registry import FEATURE_METHODS, TUNED_METHODS, feature_method
 from glomflow.models.vlm.prompts import Prompts
 from glomflow.report.words_few_shot import ADAPTATIONS
-from glomflow.tables import FEW_SHOT, probability_columns, write_table
+from glomflow.shots import shown_at
+from glomflow.tables import FEW_SHOT, GEOMETRY, probability_columns, write_table
 
 CLASSES = ["normal", "sclerosed"]
 SLIDES = [(f"S{number}", f"P{number}", lesion, 4) for number in range(8) for lesion in CLASSES]
@@ -73,7 +74,7 @@ def test_only_shots_of_training_slides_are_learned_from(index) -> None:
     _, table, text = space(index)
     grid = grid_of(index, [2])
     first, _, _ = predict_features("probe", Adapted(method="linear_probe"), grid, table, text)
-    train = grid.draws[(grid.draws["split"] == "train") & (grid.draws["order"] < 2)]
+    train = grid.draws[(grid.draws["split"] == "train") & shown_at(grid.draws["shots"], 2)]
     shown = set(train["crop"])
     unseen = [place for place, crop in enumerate(grid.crops) if crop not in shown]
     other = table.clone()
@@ -103,6 +104,13 @@ def test_validation_slides_give_a_temperature_and_never_a_test_crop(index) -> No
     assert described[["validation_auc", "temperature", "scaled_ece"]].notna().all().all()
 
 
+def test_a_method_that_needs_a_text_is_refused_without_one(index) -> None:
+    _, table, _ = space(index)
+    none = ClassText.none(2, table.shape[1])
+    with pytest.raises(GlomflowError, match="clap: it compares images with texts, and the backbone has no"):
+        predict_features("own", Adapted(method="clap"), grid_of(index, [1]), table, none)
+
+
 def test_zero_shot_runs_without_shots_and_learns_nothing(index) -> None:
     assert shots_of("zero_shot", [0, 1, 4]) == [0]
     assert shots_of("clap", [0, 4, 1]) == [1, 4]
@@ -110,6 +118,14 @@ def test_zero_shot_runs_without_shots_and_learns_nothing(index) -> None:
     rows, _, _ = predict_features("zero", Adapted(method="zero_shot"), grid_of(index, [0]), table, text)
     assert rows["shots"].unique().tolist() == [0]
     assert rows.groupby("crop")["p_normal"].nunique().max() == 1
+    more = FewShot(shots=[0, 2, 4], runs=3)
+    grid = Grid(draw_shots(index, more, seed=1), index["crop"].tolist(), CLASSES, [0], seed=1)
+    other, _, _ = predict_features("zero", Adapted(method="zero_shot"), grid, table, text)
+    pd.testing.assert_frame_equal(rows, other)
+    assert left_out_shots("zero", "zero_shot", [0, 1]) == left_out_shots("clap", "clap", [1]) == []
+    assert left_out_shots("mine", "clap", [0, 1]) == [
+        "mine: clap learns from labelled crops, so 0 shots are left out; zero_shot runs there"
+    ]
 
 
 def test_a_pool_is_shared_by_runs_that_do_not_overlap(index) -> None:
@@ -170,4 +186,6 @@ def test_a_recipe_is_changed_in_part() -> None:
 
 def test_the_configuration_knows_which_methods_there_are() -> None:
     assert set(FINE_TUNED) == set(TUNED_METHODS)
+    free = [name for name in FEATURE_METHODS if not feature_method(name).needs_text]
+    assert set(TEXT_FREE) == set(free)
     assert set(get_args(AdaptationMethod)) == {*TUNED_METHODS, *FEATURE_METHODS} == set(ADAPTATIONS)

@@ -6,7 +6,11 @@ from glomflow.config import Evaluation, FewShot
 from glomflow.errors import GlomflowError
 from glomflow.evaluation.draws import draw_shots
 from glomflow.evaluation.few_shot import few_shot, fit_predict, pool_features
-from glomflow.evaluation.few_shot_summary import FEW_SHOT_FILES, TABLES, FewShotSummary, few_shot_summary
+from glomflow.evaluation.few_shot_details import Resamples, calibration_rows, recall_rows, scaled
+from glomflow.evaluation.few_shot_schemas import FEW_SHOT_FILES, TABLES
+from glomflow.evaluation.few_shot_summary import FewShotSummary, few_shot_summary
+from glomflow.evaluation.metrics import ece
+from glomflow.evaluation.vlm_metrics import scale_temperature
 from glomflow.tables import FEW_SHOT, FEW_SHOT_SPACE, probability_columns, read_table, write_table
 
 SETTINGS = FewShot(shots=[1, 4], runs=6)
@@ -223,3 +227,152 @@ def test_unusable_predictions_name_the_crop(predictions, draws, spoil, message: 
 def test_reading_an_unfinished_summary_names_the_file(tmp_path) -> None:
     with pytest.raises(GlomflowError, match=r"missing metrics\.parquet, per_run\.parquet"):
         FewShotSummary.read(tmp_path)
+
+
+def _four(probabilities: list[float], predicted: list[str]) -> pd.DataFrame:
+    """Two runs that test the same two crops on two slides."""
+    return pd.DataFrame(
+        {
+            "run": [0, 0, 1, 1],
+            "round": [0, 0, 1, 1],
+            "crop": ["a", "b", "a", "b"],
+            "slide": ["S0", "S1", "S0", "S1"],
+            "label": ["normal", "normal", "normal", "normal"],
+            "predicted": predicted,
+            "group": [0, 1, 0, 1],
+            "p_normal": probabilities,
+            "p_sclerosed": [1 - value for value in probabilities],
+            "temperature": np.nan,
+        }
+    )
+
+
+def _drawn(slides, runs) -> Resamples:
+    return Resamples(np.array(slides, float), np.array(runs, float), 0.95)
+
+
+def test_recall_of_a_class_is_resampled_by_slide_and_run() -> None:
+    rows = _four([0.9, 0.9, 0.9, 0.2], ["normal", "normal", "normal", "sclerosed"])
+    drawn = _drawn([[2, 0], [0, 2], [1, 1]], [[1, 1], [0, 2], [2, 0]])
+    normal, sclerosed = recall_rows({"method": "m", "shots": 1}, rows, CLASSES, drawn)
+    assert (normal["mean"], normal["sd"], normal["crops"], normal["slides"]) == (0.75, 0.25, 2.0, 2)
+    # S0 twice, both runs: 1; S1 twice, second run twice: 0; both slides, first run twice: 1.
+    assert (normal["lower"], normal["upper"]) == pytest.approx(np.quantile([1.0, 0.0, 1.0], [0.025, 0.975]))
+    assert np.isnan(sclerosed["mean"])
+    assert (sclerosed["interval"], sclerosed["crops"]) == ("none", 0.0)
+
+
+def test_reliability_counts_and_weighs_the_crops_of_a_bin() -> None:
+    rows = _four([0.9, 0.9, 0.8, 0.2], ["normal", "normal", "normal", "sclerosed"])
+    drawn = _drawn([[2, 0], [0, 2], [1, 1]], [[1, 1], [0, 2], [2, 0]])
+    found = pd.DataFrame(calibration_rows({"method": "m", "shots": 1}, rows, CLASSES, drawn, 5))
+    assert found["probabilities"].unique().tolist() == ["stated"]
+    assert found["crops"].tolist() == [0.0, 0.0, 0.0, 1.0, 1.0]
+    fourth, last = found.iloc[3], found.iloc[4]
+    assert (fourth["confidence"], fourth["accuracy"]) == pytest.approx((0.8, 0.5))
+    assert (last["confidence"], last["accuracy"], last["slides"]) == pytest.approx((0.9, 1.0, 2))
+    # Only the second run is in the fourth bin: S0 right, S1 wrong, and the third resample leaves it out.
+    assert (fourth["lower"], fourth["upper"]) == pytest.approx(np.quantile([1.0, 0.0], [0.025, 0.975]))
+    assert (last["interval"], last["upper"]) == ("wilson", 1.0)
+    assert last["lower"] == pytest.approx(0.342, abs=1e-3)
+    assert found.loc[:2, ["confidence", "accuracy", "lower"]].isna().all().all()
+
+
+def test_scaled_probabilities_are_those_of_the_logits_divided() -> None:
+    logits = np.random.default_rng(0).normal(0, 4, (6, 3))
+    stated, wanted = scale_temperature(logits), scale_temperature(logits, 2.5)
+    assert scaled(stated, np.full(6, 2.5)) == pytest.approx(wanted, abs=1e-12)
+    assert scaled(np.array([[1.0, 0.0]]), np.ones(1)) == pytest.approx(np.array([[1.0, 0.0]]))
+
+
+def test_temperatures_give_a_second_calibration_error(predictions, draws) -> None:
+    shown = predictions[predictions["method"] == "linear_probe"]
+    keys = shown[["method", "shots", "run"]].drop_duplicates().reset_index(drop=True)
+    geometry = keys[keys["shots"] == 4].assign(temperature=2.0)
+    found = few_shot_summary(predictions, draws, EVALUATION, seed=0, geometry=geometry)
+    scores = found.metrics[found.metrics["metric"] == "scaled_ece"]
+    assert scores[["method", "shots"]].to_numpy().tolist() == [["linear_probe", 4]]
+    columns = ["p_normal", "p_sclerosed"]
+    expected = []
+    for _, run in shown[shown["shots"] == 4].groupby("run"):
+        logits = np.log(run[columns].to_numpy())
+        labels = run["label"].map(CLASSES.index).to_numpy()
+        expected.append(float(ece(labels, scale_temperature(logits, 2.0), bins=15)))
+    assert scores["mean"].item() == pytest.approx(np.mean(expected))
+    kinds = found.calibration.groupby(["method", "shots"])["probabilities"].nunique()
+    assert kinds[("linear_probe", 4)] == 2
+    assert kinds.drop(("linear_probe", 4)).eq(1).all()
+    plain = few_shot_summary(predictions, draws, EVALUATION, seed=0).metrics
+    pd.testing.assert_frame_equal(found.metrics.drop(scores.index).reset_index(drop=True), plain)
+    with pytest.raises(GlomflowError, match=r"linear_probe, 4 shots, run 0 is described twice"):
+        few_shot_summary(
+            predictions, draws, EVALUATION, seed=0, geometry=pd.concat([geometry, geometry.head(1)])
+        )
+
+
+def test_the_calibration_error_has_the_bins_of_the_settings(predictions, draws) -> None:
+    key = ("linear_probe", 1, "ece")
+    few, many = (
+        few_shot_summary(predictions, draws, EVALUATION.model_copy(update={"ece_bins": bins}), seed=0)
+        for bins in (2, 15)
+    )
+    value = few.metrics.set_index(["method", "shots", "metric"]).loc[key, "mean"]
+    assert value != many.metrics.set_index(["method", "shots", "metric"]).loc[key, "mean"]
+    assert len(few.calibration) * 15 == len(many.calibration) * 2
+
+
+def test_recalls_average_to_the_balanced_accuracy(predictions, draws) -> None:
+    found = few_shot_summary(predictions, draws, EVALUATION, seed=0)
+    means = found.recalls.groupby(["method", "shots"])["mean"].mean()
+    overall = found.metrics[found.metrics["metric"] == "balanced_accuracy"].set_index(["method", "shots"])
+    assert means.to_numpy() == pytest.approx(overall["mean"].reindex(means.index).to_numpy())
+
+
+def _site_predictions(draws: pd.DataFrame, wrong: frozenset[str]) -> pd.DataFrame:
+    """Certain predictions, right but at the sites of ``wrong``."""
+    test = draws[draws["split"] == "test"]
+    truth = test["label"].map(CLASSES.index).to_numpy()
+    called = np.where(test["site"].isin(wrong), 1 - truth, truth)
+    rows = test[["run", "crop", "slide", "label"]].assign(method="linear_probe", shots=1)
+    rows["predicted"] = np.array(CLASSES)[called]
+    rows[list(FEW_SHOT_SPACE)] = np.nan
+    rows[["p_normal", "p_sclerosed"]] = np.eye(2)[called]
+    return rows.reset_index(drop=True)
+
+
+def test_held_out_sites_are_summarised_each_and_together(make_index, tmp_path) -> None:
+    """A crop counts once a round, so that a site weighs as many crops as it has."""
+    slides = [(f"S{n}", f"P{n}", lesion, 2) for n in range(8) for lesion in CLASSES]
+    sites = {f"P{n}": "large" if n < 6 else "small" for n in range(8)}
+    settings = FewShot(shots=[1], runs=3, protocol="leave_one_site_out")
+    draws = draw_shots(make_index(slides), settings, seed=0, sites=sites)
+    predictions = _site_predictions(draws, frozenset({"small"}))
+    summary = few_shot_summary(predictions, draws, EVALUATION, seed=0)
+    row = summary.metrics.set_index("metric").loc["accuracy"]
+    assert (row["mean"], row["sd"], row["runs"], row["slides"], row["crops"]) == (0.75, 0.0, 3, 8, 32)
+    table = summary.sites.set_index(["site", "metric"])
+    large, small = table.loc[("large", "accuracy")], table.loc[("small", "accuracy")]
+    assert (large["mean"], large["slides"], large["crops"], large["classes"]) == (1.0, 6, 24, 2)
+    assert (small["mean"], small["slides"], small["crops"], small["runs"]) == (0.0, 2, 8, 3)
+    assert large["interval"] == "wilson"
+    assert large["lower"] == pytest.approx(1 - 0.390334, abs=1e-5)  # Wilson, 6 of 6
+    assert small["upper"] == pytest.approx(0.657620, abs=1e-5)  # 0 of 2
+    runs = summary.per_run.set_index("run")
+    assert runs["site"].tolist() == ["large", "small"] * 3
+    assert runs["accuracy"].tolist() == [1.0, 0.0] * 3
+    assert runs["crops"].tolist() == [24, 8] * 3
+    assert summary.confusion["count"].sum() == 32
+    summary.write(tmp_path)
+    pd.testing.assert_frame_equal(FewShotSummary.read(tmp_path).sites, summary.sites, check_dtype=False)
+
+
+def test_without_held_out_sites_there_is_no_row_of_sites(predictions, draws) -> None:
+    summary = few_shot_summary(predictions, draws, EVALUATION, seed=0)
+    assert summary.sites.empty
+    assert summary.per_run["site"].isna().all()
+
+
+def test_0_shots_are_left_out_by_what_learns(index, draws) -> None:
+    settings = SETTINGS.model_copy(update={"shots": [0, 1], "methods": ["linear_probe"]})
+    rows = few_shot([index], [_maps(index)], [], settings, seed=1, draws=draws)
+    assert rows["shots"].unique().tolist() == [1]

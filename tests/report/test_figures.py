@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from glomflow.errors import GlomflowError
-from glomflow.report import figures_images, figures_metrics, style
+from glomflow.report import figures_few_shot, figures_images, figures_metrics, style
 from glomflow.report.figures_images import InstancePanel, StainPair, Tile
 
 CLASSES = ["IgAN", "MN", "LN"]
@@ -136,7 +136,7 @@ MAKERS = {
     "ablation": lambda: figures_metrics.ablation(
         pooled(), ["all", "tem"], {"all": "all three"}, ceilings={"tem": 0.85}, chance=1 / 3
     ),
-    "few_shot_curves": lambda: figures_metrics.few_shot_curves(
+    "few_shot_curves": lambda: figures_few_shot.few_shot_curves(
         few_shot(), {"linear_probe": "linear probe", "colour_texture": "colour"}, chance=0.2
     ),
     "contact_sheet": lambda: figures_images.contact_sheet({"IgAN": tiles(8), "MN": []}),

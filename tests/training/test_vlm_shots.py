@@ -22,8 +22,9 @@ def make_draws(validation: bool = True) -> pd.DataFrame:
             if split == "validation" and not validation:
                 split = "test"
             order = (number // 6) if split == "train" else -1
-            rows.append((run, crop, label, split, order))
-    return pd.DataFrame(rows, columns=["run", "crop", "label", "split", "order"])
+            shots = {0: "1;2", 1: "2"}.get(order, "")
+            rows.append((run, crop, label, split, order, shots))
+    return pd.DataFrame(rows, columns=["run", "crop", "label", "split", "order", "shots"])
 
 
 def test_runs_and_shots() -> None:

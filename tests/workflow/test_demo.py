@@ -186,8 +186,22 @@ def test_adapted_models_share_the_draws_of_the_other_methods(demo) -> None:
     assert epochs.loc[epochs["method"] == "lora", "epochs"].eq(2).all()
 
 
+def test_patches_of_test_glomeruli_are_compared_with_texts(demo) -> None:
+    folder = results(demo) / "vlm/phantom"
+    maps = np.load(folder / "similarity.npy", allow_pickle=False)
+    rows, said = pd.read_parquet(folder / "similarity.parquet"), read_json(folder / "similarity.json")
+    assert maps.shape == (len(rows), 5, 6, 6)
+    assert said == {"backbone": "phantom", "remark": "", "glomeruli": len(rows), "grid": [6, 6]}
+    draws = pd.read_parquet(results(demo) / "few_shot/draws.parquet")
+    tested = draws[(draws["run"] == 0) & (draws["split"] == "test")]
+    assert set(rows["crop"]) <= set(tested["crop"])
+    page = (results(demo) / "report.html").read_text(encoding="utf-8")
+    assert "phantom is frozen, as for zero-shot classification; it cuts an image into 6 × 6 patches." in page
+    assert "Recall of each class" in page
+
+
 def test_editing_a_prompt_set_adapts_again_and_trains_nothing_else(copy) -> None:
     plan = copy.planned("--config", "vlm={labels: {templates: ['{}', 'A picture of {}']}}")
-    assert plan["few_shot_adapted"] == 2
+    assert (plan["few_shot_adapted"], plan["vlm_similarity_maps"]) == (2, 1)
     kept = {"pretrain_vlm", "vlm_features", "train_frozen", "glomerulus_crops", "features", "few_shot_draws"}
     assert not kept & set(plan)

@@ -1,5 +1,7 @@
 """The second configuration, on real PAS glomeruli."""
 
+import json
+
 import pandas as pd
 import pytest
 
@@ -9,8 +11,16 @@ pytestmark = pytest.mark.workflow
 
 
 ADAPTED = """
-few_shot: {adapted: {zero_shot: {method: zero_shot}}}
+few_shot:
+  adapted:
+    zero_shot: {method: zero_shot}
+    probe: {method: linear_probe, backbone: images}
+    cache: {method: tip_adapter, backbone: stage}
 vlm:
+  backbones:
+    phantom: {}
+    images: {library: timm}
+    stage: {library: timm, stride: 16}
   labels:
     preset: null
     classes:
@@ -57,6 +67,18 @@ def test_features_beat_the_chance_level_at_eight_shots(run) -> None:
 
 def test_report_is_written(run) -> None:
     assert "balanced accuracy" in (run / "report.html").read_text(encoding="utf-8").lower()
+
+
+def test_an_image_encoder_pools_maps_or_encodes_and_needs_no_text(run) -> None:
+    metrics = pd.read_parquet(run / "few_shot/metrics.parquet")
+    scores = metrics[metrics["metric"] == "balanced_accuracy"].set_index(["method", "shots"])["mean"]
+    assert scores["probe", 16] > 0.75
+    assert scores["cache", 16] > 0.75
+    described = json.loads((run / "vlm/images/features.json").read_text())
+    assert described["maps_of"] == "tf_efficientnet_lite0"
+    assert json.loads((run / "vlm/stage/features.json").read_text())["dim"] == 112
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "stage is the encoder without a text tower: the map of stride 16 px" in page
 
 
 def test_a_model_is_adapted_to_ready_made_crops(run) -> None:

@@ -13,7 +13,7 @@ from glomflow.errors import CohortError
 from glomflow.tables import IMAGES, PATIENTS
 
 REQUIRED_COLUMNS = ("image", "label", "slide")
-OPTIONAL_COLUMNS = ("patient", "mask", "stain")
+OPTIONAL_COLUMNS = ("patient", "mask", "stain", "site")
 
 
 def read_crops_folder(
@@ -23,8 +23,9 @@ def read_crops_folder(
 
     Args:
         folder: Folder of the crops.
-        labels_csv: Sheet with the columns ``image, label, slide[, patient, mask, stain]``, one row per
-            crop. ``patient`` defaults to the slide, ``mask`` is an outline or label mask of the crop.
+        labels_csv: Sheet with the columns ``image, label, slide[, patient, mask, stain, site]``, one row per
+            crop. ``patient`` defaults to the slide; ``mask`` is an outline or label mask of the crop;
+            ``site`` is the hospital or laboratory of the patient.
         classes: The lesion classes; each needs at least one crop.
         shards: Number of shards.
         check_files: Whether to look at the files that the sheet names, too.
@@ -41,6 +42,7 @@ def read_crops_folder(
     frame = sheet.frame
     frame["patient"] = frame["patient"].where(frame["patient"] != "", frame["slide"])
     _check_labels(sheet, classes)
+    _check_sites(sheet)
     check_image_files(sheet, "image", CohortFolder(folder) if check_files else None, mask="mask")
     if sheet.problems:
         raise CohortError(sheet.sorted_problems())
@@ -61,13 +63,27 @@ def _check_labels(sheet: Sheet, classes: list[str]) -> None:
             sheet.add(None, "label", None, advice)
 
 
+def _check_sites(sheet: Sheet) -> None:
+    """Checks that a patient is of one site, whichever rows name it."""
+    frame = sheet.frame
+    named = frame[frame["site"] != ""]
+    first = named.groupby("patient")["site"].first()
+    for _, row in named[named["site"] != named["patient"].map(first)].iterrows():
+        advice = (
+            f"patient '{row['patient']}' is of site '{first[row['patient']]}' above; correct the site or the "
+            "patient"
+        )
+        sheet.add(int(row["row"]), "site", row["site"], advice)
+
+
 def _patients_table(frame: pd.DataFrame, shards: int) -> pd.DataFrame:
     patients = frame["patient"].drop_duplicates()
+    sites = frame["site"].replace("", None).groupby(frame["patient"]).first().astype("str")
     missing = pd.Series("", index=patients.index, dtype="str")
     columns = {
         "patient": patients,
         "label": missing,
-        "site": missing.replace("", UNKNOWN_SITE),
+        "site": patients.map(sites).fillna(UNKNOWN_SITE),
         "stage": missing,
         "shard": shards_of(patients, shards),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -24,25 +25,12 @@ from glomflow.models.vlm.methods.registry import (
     tuned_method,
 )
 from glomflow.models.vlm.prompts import Prompts
-from glomflow.tables import FEW_SHOT, Column, Schema
+from glomflow.shots import fewest_shots
+from glomflow.tables import FEW_SHOT, GEOMETRY
 from glomflow.training.seeds import derive_seed
 from glomflow.training.vlm_batched import Fitted, fit
 from glomflow.training.vlm_finetune import Activations, TunedRun, tune
 from glomflow.training.vlm_shots import shots_of_draws
-
-GEOMETRY: Schema = {
-    "method": Column("string", "name of the adapted model"),
-    "shots": Column("int64", "labelled crops per class"),
-    "run": Column("int64", "run, from 0"),
-    "epochs": Column("int64", "epochs of which the weights are; 0 where nothing is trained by epochs"),
-    "validation_auc": Column("float64", "macro AUC on validation crops; missing without selection"),
-    "temperature": Column("float64", "temperature fitted on validation crops; missing without them"),
-    "scaled_ece": Column("float64", "calibration error on test crops after temperature scaling; or missing"),
-    "umap_text_distance": Column(
-        "float64", "distance of classes and their texts in UMAP's plane; or missing"
-    ),
-}
-"""One row per adapted model, shots and run: what was selected, and what only a whole run has."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +57,10 @@ class Grid:
     umap: bool = False
     bins: int = 15
 
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        return {crop: place for place, crop in enumerate(self.crops)}
+
     def numbers(self) -> list[tuple[int, int]]:
         """Returns the (run, shots) of the grid, in the order that runs are fitted in."""
         runs = sorted(self.draws["run"].unique())
@@ -85,7 +77,7 @@ class Grid:
             GlomflowError: A crop has no feature.
         """
         own = self.draws[(self.draws["run"] == run) & (self.draws["split"] == split)]
-        places = {crop: place for place, crop in enumerate(self.crops)}
+        places = self._places
         absent = sorted(set(own["crop"]) - set(places))
         if absent:
             raise GlomflowError(
@@ -104,8 +96,8 @@ class Grid:
             validation: Whether validation crops are part of it.
         """
         used = self.draws if validation else self.draws[self.draws["split"] != "validation"]
-        # Zero-shot methods look at no label; a method that does is given one shot at least.
-        shots = [max(count, 1) for count in self.shots]
+        # What is run at 0 shots looks at no label; every problem has some all the same.
+        shots = [count or fewest_shots(self.draws["shots"]) for count in self.shots]
         found, _ = shots_of_draws(
             used, self.crops, self.classes, shots, seed=self.seed, allow_fewer=self.allow_fewer
         )
@@ -115,6 +107,22 @@ class Grid:
 def shots_of(method: str, shots: Sequence[int]) -> list[int]:
     """Returns the numbers of shots that a method runs with: 0 for what learns from none."""
     return [0] if method == "zero_shot" else sorted({number for number in shots if number > 0})
+
+
+def left_out_shots(name: str, method: str, shots: Sequence[int]) -> list[str]:
+    """Says which numbers of shots a model leaves out: 0, if it learns.
+
+    Args:
+        name: Name of the method or of the adapted model.
+        method: The method.
+        shots: Numbers of shots asked for.
+
+    Returns:
+        A sentence for the log, or nothing.
+    """
+    if 0 not in shots or method == "zero_shot":
+        return []
+    return [f"{name}: {method} learns from labelled crops, so 0 shots are left out; zero_shot runs there"]
 
 
 def predict_features(

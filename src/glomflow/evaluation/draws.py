@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from glomflow.config import FewShot
 from glomflow.errors import GlomflowError
+from glomflow.evaluation.draw_slides import (
+    check_sites,
+    check_spread,
+    connected_groups,
+    random_split,
+    random_validation,
+    site_of_crops,
+    site_validation,
+)
 from glomflow.files import sha256_json
+from glomflow.shots import written_shots
 from glomflow.tables import Column, Schema
 
 DRAWS: Schema = {
@@ -17,39 +29,13 @@ DRAWS: Schema = {
     "slide": Column("string", "slide of the crop"),
     "patient": Column("string", "patient of the crop"),
     "group": Column("int64", "slides and patients that belong together, numbered from 0"),
+    "site": Column("string", "site of the crop, where sites are held out: the test crops' is; or missing"),
     "label": Column("string", "true class"),
     "split": Column("string", "train, validation or test"),
-    "order": Column("int64", "train: place in the class, from 0; k shots take places below k. Others: -1"),
+    "order": Column("int64", "train: place in the shuffled class, from 0. Others: -1"),
+    "shots": Column("string", "numbers of shots that the crop is learned from at, joined by ';'"),
 }
-"""One row per run and crop; the shots of a run are nested."""
-
-_ATTEMPTS = 2000
-_VALIDATION_ATTEMPTS = 200
-
-
-def connected_groups(slides: pd.Series[str], patients: pd.Series[str]) -> NDArray[np.int64]:
-    """Numbers the groups of rows that share a slide or a patient, directly or through others.
-
-    Args:
-        slides: Slide of each row.
-        patients: Patient of each row; a missing one joins nothing.
-
-    Returns:
-        (n,) group of each row, numbered from 0 in order of the smallest slide identifier.
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    slide_codes, slide_names = pd.factorize(slides, sort=True)
-    patient_codes, patient_names = pd.factorize(patients)
-    known = patient_codes >= 0
-    size = len(slide_names) + len(patient_names)
-    edges = (slide_codes[known], len(slide_names) + patient_codes[known])
-    graph = coo_array((np.ones(int(known.sum())), edges), shape=(size, size))
-    component = connected_components(graph, directed=False)[1][slide_codes]
-    first = pd.Series(slide_codes).groupby(component).min()
-    rank = {int(group): place for place, group in enumerate(first.sort_values().index)}
-    return np.array([rank[int(group)] for group in component], dtype=np.int64)
+"""One row per run and crop."""
 
 
 def labelled_crops(index: pd.DataFrame, settings: FewShot) -> tuple[pd.DataFrame, list[str]]:
@@ -96,162 +82,159 @@ def labelled_crops(index: pd.DataFrame, settings: FewShot) -> tuple[pd.DataFrame
     return used.assign(group=connected_groups(used["slide"], used["patient"])), list(classes)
 
 
-def _check_spread(counts: NDArray[np.int64], classes: list[str]) -> None:
-    for number, name in enumerate(classes):
-        places = int((counts[:, number] > 0).sum())
-        if places < 2:
-            raise GlomflowError(
-                f"few-shot: all crops of class '{name}' are on one slide (or one patient's slides), so it "
-                "cannot be trained and tested on different ones; leave it out of few_shot.classes or add "
-                "slides that show it"
-            )
+def draw_shots(
+    index: pd.DataFrame, settings: FewShot, *, seed: int, sites: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Draws, for every run, training, validation and test slides, and what each number of shots takes.
 
+    ``protocol: slides``: slides are split at random; a split in which a class lacks crops to train on, or any
+    to test on, is drawn again. Slides of one patient stay together. Validation slides, if any are wanted, are
+    taken off the test slides, of which enough stay that every class is tested.
 
-def _choose_groups(
-    counts: NDArray[np.int64], classes: list[str], settings: FewShot, rng: np.random.Generator
-) -> NDArray[np.bool_]:
-    """Draws training groups until every class has its shots there and occurs among the others.
+    ``protocol: leave_one_site_out``: each site is held out in turn, ``runs`` times: run r holds out site
+    r modulo the number of sites. All its crops are tested; shots and validation slides are of the others.
 
-    Args:
-        counts: (groups, classes) crops.
-        classes: Class names.
-        settings: Shots and share of training slides.
-        rng: Source of the draws.
+    On the training slides the crops of each class are shuffled. With ``nested`` k shots are the first k;
+    otherwise each number of shots takes the crops after those of the next smaller one, so that samples of a
+    run are disjoint as far as the class goes. Test crops are the same for all shots and methods of a run.
 
-    Returns:
-        (groups,) whether each group is for training.
-
-    Raises:
-        GlomflowError: No draw of many leaves every class enough crops to train and one to test.
-    """
-    groups, wanted = len(counts), max(settings.shots)
-    needed = 1 if settings.allow_fewer else wanted
-    size = min(max(round(settings.train_slide_fraction * groups), 1), groups - 1)
-    most = np.zeros(len(classes), dtype=np.int64)
-    short = np.zeros(len(classes), dtype=np.int64)
-    for _ in range(_ATTEMPTS):
-        training = np.zeros(groups, dtype=bool)
-        training[rng.permutation(groups)[:size]] = True
-        trained, tested = counts[training].sum(axis=0), counts[~training].sum(axis=0)
-        if (trained >= needed).all() and (tested > 0).all():
-            return training
-        most = np.maximum(most, np.where(tested > 0, trained, 0))
-        short += (trained < needed) | (tested == 0)
-    worst = int(np.lexsort((-short, most >= needed))[0])
-    raise GlomflowError(
-        f"few-shot: class '{classes[worst]}' has {most[worst]} crops on the training slides in the best of "
-        f"{_ATTEMPTS} draws that leave one to test, but few_shot.shots asks for {needed}, together with the "
-        "other classes; lower few_shot.shots, change few_shot.train_slide_fraction, "
-        + (
-            "or leave the class out of few_shot.classes"
-            if settings.allow_fewer
-            else "or set allow_fewer: true"
-        )
-    )
-
-
-def draw_shots(index: pd.DataFrame, settings: FewShot, *, seed: int) -> pd.DataFrame:
-    """Draws, for every run, training, validation and test slides and the order in which shots are taken.
-
-    Slides are split at random; a split in which a class lacks crops to train on, or any to test on,
-    is drawn again. Slides of one patient stay together. Validation slides, if any are wanted, are taken
-    off the test slides, of which enough stay that every class is tested. On the training slides the
-    crops of each class are shuffled; k shots are the first k, so that shots are nested and the test
-    crops are the same for all shots and methods of a run.
-
-    With ``draws: pool`` all runs share one split of the slides and one shuffled pool per class. Each run
-    starts at another place of it, so far on that runs do not overlap up to as many shots as the pool
-    allows (Glo-VLMs, arXiv 2508.15960, takes such slices up to 4 shots).
+    With ``draws: pool`` all runs (of a site) share one split of the slides and one shuffled pool per class.
+    Each run starts at another place of it, so far on that runs do not overlap up to as many shots as the
+    pool allows (Glo-VLMs, arXiv 2508.15960, takes such slices up to 4 shots).
 
     Args:
         index: CROPS of the OM crops.
-        settings: Classes, shots, runs and share of training slides.
+        settings: Classes, shots, runs and protocol.
         seed: Seed; each run has a stream of its own, so that more runs leave the first as they are.
+        sites: Site of each patient, for ``leave_one_site_out``.
 
     Returns:
         The draws (``DRAWS``), by run and crop.
 
     Raises:
-        GlomflowError: A class has too few crops or slides; the message says which and what to do.
+        GlomflowError: A class has too few crops or slides, or a site is missing; the message says which
+            and what to do.
     """
     crops, classes = labelled_crops(index, settings)
+    crops["site"] = None
     counts = pd.crosstab(crops["group"], crops["label"]).reindex(columns=classes, fill_value=0)
     table = counts.to_numpy(dtype=np.int64)
-    _check_spread(table, classes)
-    _check_totals(table, classes, settings)
-    runs = []
-    for run in range(settings.runs):
-        rng = np.random.default_rng([seed, run if settings.draws == "redrawn" else 0])
-        training = _choose_groups(table, classes, settings, rng)
-        split = np.where(training, "train", "test").astype("U10")
-        order = np.full(len(crops), -1, dtype=np.int64)
-        trained = training[crops["group"].to_numpy()]
-        for name in classes:
-            rows = np.flatnonzero(trained & (crops["label"] == name).to_numpy())
-            start = 0 if settings.draws == "redrawn" else run * _step(len(rows), settings)
-            order[np.roll(rng.permutation(rows), -start)] = np.arange(len(rows))
-        split[_choose_validation(table, training, settings, rng)] = "validation"
-        runs.append(crops.assign(run=run, split=split[crops["group"].to_numpy()], order=order))
+    if settings.protocol == "slides":
+        check_spread(table, classes, settings)
+        splits = _random_splits(table, classes, settings, seed)
+    else:
+        crops["site"] = site_of_crops(crops, sites or {}, settings)
+        places = crops.groupby("group")["site"].first().to_numpy(dtype="str")
+        held_out = settings.hold_out_sites or sorted(set(places))
+        check_sites(table, classes, places, held_out, settings)
+        splits = _site_splits(table, places, held_out, settings, seed)
+    runs = [
+        _drawn_run(crops, classes, split, settings, turn=turn, rng=rng).assign(run=run)
+        for run, (split, turn, rng) in enumerate(splits)
+    ]
     draws = pd.concat(runs, ignore_index=True)[list(DRAWS)]
     check_draws(draws)
     return draws
 
 
+_Split = tuple[NDArray[np.str_], int, np.random.Generator]
+"""The split of each group; how many runs drew from the same pool before; the stream of what else is drawn."""
+
+
+def _random_splits(
+    counts: NDArray[np.int64], classes: list[str], settings: FewShot, seed: int
+) -> Iterator[_Split]:
+    for run in range(settings.runs):
+        rng = np.random.default_rng([seed, run if settings.draws == "redrawn" else 0])
+        training = random_split(counts, classes, settings, rng)
+        split = np.where(training, "train", "test").astype("U10")
+        split[random_validation(counts, training, settings, rng)] = "validation"
+        yield split, run, rng
+
+
+def _site_splits(
+    counts: NDArray[np.int64],
+    places: NDArray[np.str_],
+    held_out: Sequence[str],
+    settings: FewShot,
+    seed: int,
+) -> Iterator[_Split]:
+    for turn in range(settings.runs):
+        for site in held_out:
+            # A site's stream is its own, whichever others are held out.
+            key = int(sha256_json(site)[:12], 16)
+            rng = np.random.default_rng([seed, turn if settings.draws == "redrawn" else 0, key])
+            split = np.where(places == site, "test", "train").astype("U10")
+            split[site_validation(counts, np.flatnonzero(places != site), site, settings, rng)] = "validation"
+            yield split, turn, rng
+
+
+def _drawn_run(
+    crops: pd.DataFrame,
+    classes: list[str],
+    split: NDArray[np.str_],
+    settings: FewShot,
+    *,
+    turn: int,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """Shuffles the training crops of a run and says which each number of shots takes."""
+    own = split[crops["group"].to_numpy()]
+    order = np.full(len(crops), -1, dtype=np.int64)
+    shots = np.full(len(crops), "", dtype=object)
+    for name in classes:
+        rows = np.flatnonzero((own == "train") & (crops["label"] == name).to_numpy())
+        start = 0 if settings.draws == "redrawn" else turn * _step(len(rows), settings)
+        shuffled = np.roll(rng.permutation(rows), -start)
+        order[shuffled] = np.arange(len(rows))
+        shots[shuffled] = written_shots(len(rows), settings.shots, nested=settings.nested)
+    return crops.assign(split=own, order=order, shots=shots)
+
+
 def _step(pool: int, settings: FewShot) -> int:
-    """Returns how far apart in the pool runs start: by the most shots that all runs find without overlap."""
-    return max((shots for shots in settings.shots if shots * settings.runs <= pool), default=1)
+    """Returns how far apart in the pool runs start, so that most of them find crops of their own.
+
+    That is all that a run takes, if the pool has as many for every run; else the most shots that it has.
+    """
+    shots = [count for count in settings.shots if count]
+    taken = max(shots) if settings.nested else sum(set(shots))
+    return max((count for count in [*shots, taken] if count * settings.runs <= pool), default=1)
 
 
-def _choose_validation(
-    counts: NDArray[np.int64], training: NDArray[np.bool_], settings: FewShot, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Draws validation groups off the test groups.
+def draw_remarks(draws: pd.DataFrame, settings: FewShot) -> list[str]:
+    """Says where classes were too small for what was asked: fewer crops than shots, or shared ones.
 
     Args:
-        counts: (groups, classes) crops.
-        training: (groups,) whether each group is for training.
-        settings: Share of validation slides.
-        rng: Source of the draws.
+        draws: The draws (``DRAWS``).
+        settings: What was asked for.
 
     Returns:
-        Numbers of the groups; of the draws that leave every class to test, one that shows most classes.
-
-    Raises:
-        GlomflowError: No draw leaves every class to test and shows two classes.
+        A sentence per class and reason, about the run with the fewest crops.
     """
-    if not settings.validation_slide_fraction:
-        return np.zeros(0, dtype=np.int64)
-    others = np.flatnonzero(~training)
-    size = max(round(settings.validation_slide_fraction * len(counts)), 1)
-    best, shown = np.zeros(0, dtype=np.int64), 1
-    for _ in range(_VALIDATION_ATTEMPTS):
-        order = rng.permutation(others)
-        chosen, left = order[:size], order[size:]
-        classes = int((counts[chosen].sum(axis=0) > 0).sum())
-        if classes > shown and (counts[left].sum(axis=0) > 0).all():
-            best, shown = np.sort(chosen), classes
-        if shown == counts.shape[1]:
-            break
-    if not len(best):
-        raise GlomflowError(
-            f"few-shot: no draw of {size} validation slide(s) shows two classes and leaves every class to "
-            "test; change few_shot.validation_slide_fraction or train_slide_fraction, or use "
-            "selection: fixed, which needs no validation slides"
-        )
-    return best
-
-
-def _check_totals(counts: NDArray[np.int64], classes: list[str], settings: FewShot) -> None:
-    """Checks what no draw can mend: a class with fewer crops than shots and one to test."""
-    wanted = 1 if settings.allow_fewer else max(settings.shots)
-    for name, column in zip(classes, counts.T, strict=True):
-        best = int(column.sum() - column[column > 0].min())
-        if best < wanted:
-            raise GlomflowError(
-                f"few-shot: class '{name}' has at most {best} crops on the training slides (of "
-                f"{column.sum()}, one slide being left to test), but few_shot.shots asks for {wanted}; "
-                "lower few_shot.shots, or set allow_fewer: true"
+    train = draws[draws["split"] == "train"]
+    sizes = train.groupby(["label", "run"]).size()
+    shots = sorted({count for count in settings.shots if count})
+    remarks = []
+    for label, own in sizes.groupby(level="label"):
+        fewest = int(own.min())
+        short = [str(count) for count in shots if count > fewest]
+        if short:
+            remarks.append(
+                f"class '{label}' has {fewest} training crops in the run with the fewest: {', '.join(short)} "
+                "shots take all that there are"
             )
+        if not settings.nested and sum(shots) > fewest:
+            remarks.append(
+                f"class '{label}' has {fewest} training crops in the run with the fewest, and disjoint "
+                f"samples of {', '.join(map(str, shots))} shots take {sum(shots)}: they share crops"
+            )
+        taken = [str(count) for count in shots if settings.draws == "pool" and count * settings.runs > fewest]
+        if taken and settings.runs > 1:
+            remarks.append(
+                f"class '{label}' has a pool of {fewest} crops: {settings.runs} runs of {', '.join(taken)} "
+                "shots share crops"
+            )
+    return remarks
 
 
 def check_draws(draws: pd.DataFrame) -> None:
@@ -274,7 +257,23 @@ def check_draws(draws: pd.DataFrame) -> None:
             )
 
 
+def rounds_of(draws: pd.DataFrame) -> pd.DataFrame:
+    """Tells which site each run holds out, and for the how-manyth time.
+
+    Args:
+        draws: The draws (``DRAWS``).
+
+    Returns:
+        By run: ``site``, empty if none is held out, and ``round``, from 0: the runs of a round test each
+        site once. Without sites each run is a round.
+    """
+    test = draws[draws["split"] == "test"].sort_values("run")
+    found = test.groupby("run")["site"].first().fillna("").astype("str").to_frame()
+    return found.assign(round=found.groupby("site").cumcount())
+
+
 def draw_digest(draws: pd.DataFrame) -> str:
-    """Returns the SHA-256 of the draws: which crop is in which split and place of which run."""
-    rows = draws.sort_values(["run", "crop"])[["run", "crop", "split", "order"]]
-    return sha256_json([[int(a), str(b), str(c), int(d)] for a, b, c, d in rows.itertuples(index=False)])
+    """Returns the SHA-256 of the draws: what each crop is for in each run, at which shots."""
+    rows = draws.sort_values(["run", "crop"])[["run", "crop", "split", "shots"]]
+    rows["shots"] = rows["shots"].fillna("")
+    return sha256_json([[int(a), str(b), str(c), str(d)] for a, b, c, d in rows.itertuples(index=False)])

@@ -13,6 +13,7 @@ from glomflow.errors import GlomflowError
 from glomflow.evaluation.draws import draw_shots, labelled_crops
 from glomflow.evaluation.metrics import Floats
 from glomflow.evaluation.texture import texture_matrix
+from glomflow.shots import shown_at
 from glomflow.tables import FEW_SHOT, FEW_SHOT_SPACE
 
 _POOL_BLOCK = 256
@@ -130,8 +131,8 @@ def _run_predictions(
     training, test = run[run["split"] == "train"], run[run["split"] == "test"]
     scaled = _scale(vectors, training["crop"])
     parts = []
-    for shots in sorted(set(settings.shots)):
-        shown = training[training["order"] < shots]
+    for shots in sorted({count for count in settings.shots if count}):
+        shown = training[shown_at(training["shots"], shots)]
         probabilities = fit_predict(
             scaled.loc[shown["crop"].tolist()].to_numpy(),
             shown["label"].tolist(),

@@ -7,6 +7,10 @@ numbers of shots, each run's metric is computed on its test crops so weighted, a
 with replacement too, are averaged. Slides of one patient are one unit. A run whose test slides lose
 a class altogether in a draw is left out of it, since its metric would mean something else.
 
+Where sites are held out in turn, each round of them tests every crop once, by models of the other
+sites: the crops of a round are one set, rounds take the place of runs, and slides are resampled within
+their sites. The same is told of each site by itself.
+
 With few slides (the interval counts them) such intervals are still somewhat too narrow, and they
 speak of other slides like these, not of other laboratories.
 """
@@ -14,7 +18,7 @@ speak of other slides like these, not of other laboratories.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,88 +29,33 @@ from glomflow.config import Evaluation
 from glomflow.errors import GlomflowError
 from glomflow.evaluation import metrics
 from glomflow.evaluation.comparison import adjust, bootstrap_p
-from glomflow.evaluation.draws import check_draws
+from glomflow.evaluation.draws import check_draws, rounds_of
+from glomflow.evaluation.few_shot_details import (
+    Resamples,
+    calibration_rows,
+    mean_sd,
+    recall_rows,
+    scaled,
+    weighted_mean,
+    with_temperatures,
+)
+from glomflow.evaluation.few_shot_schemas import (
+    CALIBRATION,
+    FEW_SHOT_METRICS,
+    OPTIONAL,
+    PAIRED,
+    PER_RUN,
+    PROPORTIONS,
+    RECALLS,
+    SCORES,
+    SITE_SCORES,
+    SPACE_METRICS,
+    TABLES,
+)
 from glomflow.evaluation.intervals import collapsed, percentile_interval, resample_weights, wilson
 from glomflow.evaluation.metrics import Floats, Labels
 from glomflow.evaluation.vlm_metrics import briers
-from glomflow.tables import Column, Schema, read_tables, write_tables
-
-SPACE_METRICS = {"alignment": "own_cosine", "similarity_gap": "cosine_gap", "silhouette": "silhouette"}
-"""Metrics of a shared space of images and texts, each the mean of a column of the predictions."""
-
-FEW_SHOT_METRICS = (
-    "balanced_accuracy",
-    "accuracy",
-    "macro_auc",
-    "macro_f1",
-    "ece",
-    "brier",
-    "decision_margin",
-    *SPACE_METRICS,
-)
-"""The metrics reported, the main one first."""
-
-_PROPORTIONS = ("balanced_accuracy", "accuracy", "macro_auc", "macro_f1")
-"""Where the bootstrap sees no spread, Wilson's interval takes over."""
-
-_KEY = {
-    "method": Column("string", "one of few_shot.methods, or an adapted model's name"),
-    "shots": Column("int64", "labelled crops per class"),
-}
-_INTERVAL = {
-    "lower": Column("float64", "lower end of the interval over slides and runs"),
-    "upper": Column("float64", "upper end of the interval over slides and runs"),
-}
-
-SCORES: Schema = {
-    **_KEY,
-    "metric": Column("string", "name of the metric"),
-    "mean": Column("float64", "mean over runs"),
-    "sd": Column("float64", "standard deviation over runs, ddof = 0"),
-    **_INTERVAL,
-    "interval": Column("string", "'slides' (two-way bootstrap), 'wilson' where it collapsed, 'none'"),
-    "runs": Column("int64", "runs"),
-    "slides": Column("int64", "independent slides (patients) among the test crops of all runs"),
-    "crops": Column("float64", "mean number of test crops in a run"),
-}
-
-PER_RUN: Schema = {
-    **_KEY,
-    "run": Column("int64", "run, from 0"),
-    "crops": Column("int64", "test crops"),
-    "slides": Column("int64", "test slides"),
-    **{name: Column("float64", name.replace("_", " ")) for name in FEW_SHOT_METRICS},
-}
-
-PAIRED: Schema = {
-    "shots": _KEY["shots"],
-    "method": Column("string", "first method"),
-    "other": Column("string", "method that it is compared with"),
-    "metric": Column("string", "name of the metric"),
-    "difference": Column("float64", "mean over runs of the first method's metric less the other's"),
-    "sd": Column("float64", "standard deviation of the difference over runs, ddof = 0"),
-    **_INTERVAL,
-    "p_value": Column("float64", "two-sided, from the same bootstrap"),
-    "p_holm": Column("float64", "p value adjusted for the numbers of shots (Holm)"),
-}
-
-CONFUSION: Schema = {
-    **_KEY,
-    "true": Column("string", "true class"),
-    "predicted": Column("string", "class of highest probability"),
-    "count": Column("float64", "test crops, mean over runs"),
-}
-
-TABLES: dict[str, Schema] = {
-    "metrics": SCORES,
-    "per_run": PER_RUN,
-    "comparisons": PAIRED,
-    "confusion": CONFUSION,
-}
-"""The tables by file name; each is written as ``<name>.parquet``."""
-
-FEW_SHOT_FILES = tuple(f"{name}.parquet" for name in TABLES)
-"""What :meth:`FewShotSummary.write` writes."""
+from glomflow.tables import read_tables, write_tables
 
 
 @dataclass(frozen=True)
@@ -118,12 +67,18 @@ class FewShotSummary:
         per_run: Metrics of each run.
         comparisons: The first method against each other one, per shots and metric.
         confusion: Confusion matrices in long form.
+        sites: The metrics of each held-out site; empty if none was.
+        recalls: Recall of each class per method and shots.
+        calibration: Reliability of the probabilities per method and shots, bin by bin.
     """
 
     metrics: pd.DataFrame
     per_run: pd.DataFrame
     comparisons: pd.DataFrame
     confusion: pd.DataFrame
+    sites: pd.DataFrame
+    recalls: pd.DataFrame
+    calibration: pd.DataFrame
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Writes the tables as Parquet files."""
@@ -146,52 +101,84 @@ class _Cell:
     Attributes:
         per_run: Metric to (runs,).
         draws: Metric to (resamples,), the mean over resampled runs on resampled slides.
+        slides: Independent slides.
+        crops: Mean number of crops in a run.
+        classes: Classes that the crops show.
     """
 
     per_run: dict[str, Floats]
     draws: dict[str, Floats]
+    slides: int
+    crops: float
+    classes: int
 
 
 def few_shot_summary(
-    predictions: pd.DataFrame, draws: pd.DataFrame, settings: Evaluation, *, seed: int
+    predictions: pd.DataFrame,
+    draws: pd.DataFrame,
+    settings: Evaluation,
+    *,
+    seed: int,
+    geometry: pd.DataFrame | None = None,
 ) -> FewShotSummary:
     """Summarises the few-shot experiment.
 
     Args:
         predictions: FEW_SHOT rows with ``p_<class>`` columns; the classes are those columns.
         draws: The draws that they rest on (``glomflow.evaluation.draws.DRAWS``).
-        settings: Resamples and level of the intervals.
+        settings: Resamples and level of the intervals, bins of the calibration error.
         seed: Seed of the resamples.
+        geometry: GEOMETRY rows of adapted models, whose temperatures give the scaled calibration error.
 
     Returns:
         The summary.
 
     Raises:
         GlomflowError: A test crop is missing, doubled or was trained on, a label is unknown, or a
-            probability is unusable; the message names the crop.
+            probability is unusable; the message names the crop. Or a run is described twice.
     """
     classes = [name.removeprefix("p_") for name in predictions.columns if name.startswith("p_")]
     check_draws(draws)
     _check_predictions(predictions, draws, classes)
-    test = draws[draws["split"] == "test"].set_index(["run", "crop"])["group"]
-    rows = predictions.join(test, on=["run", "crop"])
-    groups, codes = np.unique(rows["group"].to_numpy(), return_inverse=True)
-    rows["group"] = codes
-    runs = np.sort(rows["run"].unique())
+    rows = with_temperatures(_placed(predictions, draws), geometry)
+    rounds = np.sort(rows["round"].unique())
+    strata = rows.groupby("group")["site"].first().to_numpy()
     rng = np.random.default_rng(seed)
-    slides = np.concatenate(list(resample_weights(np.zeros(len(groups)), settings.bootstrap, rng)))
-    weights = np.concatenate(list(resample_weights(np.zeros(len(runs)), settings.bootstrap, rng)))
-    cells = {
-        (method, shots): _cell(own, runs, classes, slides, weights) for method, shots, own in _groups(rows)
-    }
-    scores = pd.DataFrame(_score_rows(cells, rows, len(groups), settings.confidence))
+    slides = np.concatenate(list(resample_weights(strata, settings.bootstrap, rng)))
+    weights = np.concatenate(list(resample_weights(np.zeros(len(rounds)), settings.bootstrap, rng)))
+    drawn, bins = Resamples(slides, weights, settings.confidence), settings.ece_bins
+    cells, parts = {}, {}
+    recalls: list[dict[str, Any]] = []
+    calibration: list[dict[str, Any]] = []
+    for method, shots, own in _groups(rows):
+        cells[method, shots] = _cell(own, rounds, classes, drawn, bins)
+        key = {"method": method, "shots": shots}
+        recalls += recall_rows(key, own, classes, drawn)
+        calibration += calibration_rows(key, own, classes, drawn, bins)
+        for site, part in own.groupby("site"):
+            whole = len(part) == len(own)
+            found = cells[method, shots] if whole else _cell(part, rounds, classes, drawn, bins)
+            parts[method, shots, str(site)] = found
+    held_out = {key: cell for key, cell in parts.items() if key[-1]}
+    scores = pd.DataFrame(_score_rows(cells, settings.confidence))
     paired = adjust(pd.DataFrame(_paired_rows(cells, settings.confidence)), ["method", "other", "metric"])
     return FewShotSummary(
         metrics=scores[list(SCORES)],
-        per_run=pd.DataFrame(_run_rows(cells, rows, runs))[list(PER_RUN)],
+        per_run=pd.DataFrame(_run_rows(parts, rows))[list(PER_RUN)].astype({"site": "str"}),
         comparisons=paired.reindex(columns=list(PAIRED)),
-        confusion=pd.DataFrame(_confusion_rows(rows, classes, len(runs))),
+        confusion=pd.DataFrame(_confusion_rows(rows, classes, len(rounds))),
+        sites=pd.DataFrame(_score_rows(held_out, settings.confidence), columns=list(SITE_SCORES)),
+        recalls=pd.DataFrame(recalls, columns=list(RECALLS)),
+        calibration=pd.DataFrame(calibration, columns=list(CALIBRATION)),
     )
+
+
+def _placed(predictions: pd.DataFrame, draws: pd.DataFrame) -> pd.DataFrame:
+    """Adds each crop's group, numbered through, and its run's site ('' if none is held out) and round."""
+    test = draws[draws["split"] == "test"].set_index(["run", "crop"])["group"]
+    rows = predictions.join(test, on=["run", "crop"]).join(rounds_of(draws), on="run")
+    rows["group"] = np.unique(rows["group"].to_numpy(), return_inverse=True)[1]
+    return rows
 
 
 def _groups(rows: pd.DataFrame) -> Iterator[tuple[str, int, pd.DataFrame]]:
@@ -229,34 +216,49 @@ def _check_predictions(predictions: pd.DataFrame, draws: pd.DataFrame, classes: 
                 )
 
 
-def _cell(rows: pd.DataFrame, runs: Floats, classes: list[str], slides: Floats, weights: Floats) -> _Cell:
+def _cell(rows: pd.DataFrame, rounds: Floats, classes: list[str], drawn: Resamples, bins: int) -> _Cell:
     number = {name: place for place, name in enumerate(classes)}
     columns = [f"p_{name}" for name in classes]
     per_run: dict[str, list[float]] = {name: [] for name in FEW_SHOT_METRICS}
     resampled: dict[str, list[Floats]] = {name: [] for name in FEW_SHOT_METRICS}
-    for run in runs:
-        own = rows[rows["run"] == run]
+    for turn in rounds:
+        own = rows[rows["round"] == turn]
         labels = np.array([number[name] for name in own["label"]], dtype=np.int64)
         labels, scores = metrics.check_scores(labels, own[columns].to_numpy(), own["crop"].tolist())
-        counts = slides[:, own["group"].to_numpy()]
+        counts = drawn.slides[:, own["group"].to_numpy()]
         per_class = counts @ np.eye(len(classes))[labels]
         present = np.bincount(labels, minlength=len(classes)) > 0
         whole = (per_class[:, present] > 0).all(axis=1)
         usable = np.flatnonzero(whole)
         means = _crop_values(own, labels, scores)
-        values = metrics.evaluate(labels, scores) | {name: each.mean() for name, each in means.items()}
-        drawn = metrics.evaluate(labels, scores, counts[usable]) | {
+        values = _evaluated(own, labels, scores, None, bins)
+        values |= {name: each.mean() for name, each in means.items()}
+        weighted = _evaluated(own, labels, scores, counts[usable], bins) | {
             name: counts[usable] @ each / counts[usable].sum(axis=1) for name, each in means.items()
         }
         for name in FEW_SHOT_METRICS:
             per_run[name].append(float(values[name]))
-            column = np.full(len(slides), np.nan)
-            column[usable] = drawn[name]
+            column = np.full(len(drawn.slides), np.nan)
+            column[usable] = weighted[name]
             resampled[name].append(column)
     return _Cell(
         {name: np.array(values) for name, values in per_run.items()},
-        {name: _weighted_mean(np.stack(values, axis=1), weights) for name, values in resampled.items()},
+        {name: weighted_mean(np.stack(values, axis=1), drawn.runs) for name, values in resampled.items()},
+        slides=int(rows["group"].nunique()),
+        crops=len(rows) / len(rounds),
+        classes=int(rows["label"].nunique()),
     )
+
+
+def _evaluated(
+    rows: pd.DataFrame, labels: Labels, scores: Floats, weights: Floats | None, bins: int
+) -> dict[str, Floats]:
+    """Returns the metrics of one run, each () or (R,); the scaled calibration error is NaN if it has none."""
+    found = metrics.evaluate(labels, scores, weights, bins=bins)
+    temperatures = rows["temperature"].to_numpy(np.float64)
+    if np.isnan(temperatures).any():
+        return found | {"scaled_ece": np.full_like(found["ece"], np.nan)}
+    return found | {"scaled_ece": metrics.ece(labels, scaled(scores, temperatures), weights, bins=bins)}
 
 
 def _crop_values(rows: pd.DataFrame, labels: Labels, scores: Floats) -> dict[str, Floats]:
@@ -268,37 +270,19 @@ def _crop_values(rows: pd.DataFrame, labels: Labels, scores: Floats) -> dict[str
     }
 
 
-def _weighted_mean(values: Floats, weights: Floats) -> Floats:
-    """Averages (resamples, runs) over runs by their counts, where the value is defined."""
-    used = np.where(np.isnan(values), 0.0, weights)
-    total = used.sum(axis=1)
-    blank = np.full(total.shape, np.nan)
-    mean: Floats = np.divide((np.nan_to_num(values) * used).sum(axis=1), total, out=blank, where=total > 0)
-    return mean
-
-
-def _mean_sd(values: Floats) -> tuple[float, float]:
-    defined = values[~np.isnan(values)]
-    return (float(defined.mean()), float(defined.std())) if len(defined) else (float("nan"), float("nan"))
-
-
-def _score_rows(
-    cells: dict[tuple[str, int], _Cell], rows: pd.DataFrame, slides: int, confidence: float
-) -> Iterator[dict[str, Any]]:
-    sizes = rows.groupby(["method", "shots"]).size()
-    for (method, shots), cell in cells.items():
+def _score_rows(cells: Mapping[tuple[Any, ...], _Cell], confidence: float) -> Iterator[dict[str, Any]]:
+    for key, cell in cells.items():
         for metric in FEW_SHOT_METRICS:
-            mean, sd = _mean_sd(cell.per_run[metric])
-            if np.isnan(mean) and metric in SPACE_METRICS:
+            mean, sd = mean_sd(cell.per_run[metric])
+            if np.isnan(mean) and metric in OPTIONAL:
                 continue
             lower, upper = percentile_interval(cell.draws[metric], confidence)
             kind = "none" if np.isnan(lower) else "slides"
-            if collapsed(cell.draws[metric]) and metric in _PROPORTIONS:
-                low, high = wilson(mean * slides, slides, confidence)
+            if collapsed(cell.draws[metric]) and metric in PROPORTIONS:
+                low, high = wilson(mean * cell.slides, cell.slides, confidence)
                 lower, upper, kind = float(low), float(high), "wilson"
             yield {
-                "method": method,
-                "shots": shots,
+                **dict(zip(("method", "shots", "site"), key, strict=False)),
                 "metric": metric,
                 "mean": mean,
                 "sd": sd,
@@ -306,27 +290,28 @@ def _score_rows(
                 "upper": upper,
                 "interval": kind,
                 "runs": len(cell.per_run[metric]),
-                "slides": slides,
-                "crops": sizes[(method, shots)] / len(cell.per_run[metric]),
+                "slides": cell.slides,
+                "classes": cell.classes,
+                "crops": cell.crops,
             }
 
 
-def _run_rows(
-    cells: dict[tuple[str, int], _Cell], rows: pd.DataFrame, runs: Floats
-) -> Iterator[dict[str, Any]]:
+def _run_rows(parts: Mapping[tuple[str, int, str], _Cell], rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
     grouped = rows.groupby(["method", "shots", "run"])
     sizes, slides = grouped.size(), grouped["slide"].nunique()
-    for (method, shots), cell in cells.items():
-        for place, run in enumerate(runs):
-            key = (method, shots, run)
-            values = {name: cell.per_run[name][place] for name in FEW_SHOT_METRICS}
+    runs = rows[["run", "site", "round"]].drop_duplicates().sort_values("run")
+    pairs = dict.fromkeys((method, shots) for method, shots, _ in parts)
+    for method, shots in pairs:
+        for run, site, turn in runs.itertuples(index=False):
+            per_run = parts[method, shots, site].per_run
             yield {
                 "method": method,
                 "shots": shots,
                 "run": run,
-                "crops": sizes[key],
-                "slides": slides[key],
-                **values,
+                "site": site or None,
+                "crops": sizes[method, shots, run],
+                "slides": slides[method, shots, run],
+                **{name: per_run[name][turn] for name in FEW_SHOT_METRICS},
             }
 
 
@@ -337,8 +322,8 @@ def _paired_rows(cells: dict[tuple[str, int], _Cell], confidence: float) -> Iter
         for shots in sorted(own & {shots for method, shots in cells if method == other}):
             pair = cells[(methods[0], shots)], cells[(other, shots)]
             for metric in FEW_SHOT_METRICS:
-                mean, sd = _mean_sd(pair[0].per_run[metric] - pair[1].per_run[metric])
-                if np.isnan(mean) and metric in SPACE_METRICS:
+                mean, sd = mean_sd(pair[0].per_run[metric] - pair[1].per_run[metric])
+                if np.isnan(mean) and metric in OPTIONAL:
                     continue
                 difference = pair[0].draws[metric] - pair[1].draws[metric]
                 lower, upper = percentile_interval(difference, confidence)

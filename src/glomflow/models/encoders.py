@@ -164,12 +164,13 @@ class NormedMap(nn.Module):
         return maps
 
 
-def build_encoder(settings: config.Encoder, *, offline: bool = True) -> Encoder:
+def build_encoder(settings: config.Encoder, *, offline: bool = True, stride: int | None = None) -> Encoder:
     """Builds the encoder that the configuration names, with its weights.
 
     Args:
         settings: The encoder's section of the configuration.
         offline: Never reach for the internet.
+        stride: The feature map whose cells are so many px apart, the last such; None: the last map.
 
     Returns:
         The encoder, in evaluation mode.
@@ -179,9 +180,9 @@ def build_encoder(settings: config.Encoder, *, offline: bool = True) -> Encoder:
     """
     source, _, argument = settings.weights.partition(":")
     if source == "timm":
-        network = _timm_pretrained(settings, offline)
+        network = _timm_pretrained(settings, offline, stride)
     else:
-        network = _network(settings)
+        network = _network(settings, stride)
         if source == "package":
             load_state(network, package_state(settings.name, argument), settings.weights)
         elif source == "file":
@@ -283,7 +284,7 @@ def preprocess(images: Tensor | np.ndarray, mean: Sequence[float], std: Sequence
     return values * scale[:, None, None] + shift[:, None, None]
 
 
-def _network(settings: config.Encoder, **loading: Any) -> Any:
+def _network(settings: config.Encoder, stride: int | None, **loading: Any) -> Any:
     """Builds the feature extractor; ``loading``: where timm shall take weights from, if from anywhere."""
     timm = import_timm()
     name = settings.name
@@ -293,10 +294,11 @@ def _network(settings: config.Encoder, **loading: Any) -> Any:
         with torch.random.fork_rng(devices=[]):
             with torch.device("meta"):  # to look at: nothing is allocated
                 whole = timm.create_model(name, **options)
+            place = -1 if stride is None else _map_of_stride(whole, name, stride)
             torch.manual_seed(0)  # jobs of different shards must draw the same random weights
-            if _normalises(whole):
+            if place == -1 and _normalises(whole):
                 return NormedMap(timm.create_model(name, **options, **loading))
-            return timm.create_model(name, features_only=True, out_indices=(-1,), **options, **loading)
+            return timm.create_model(name, features_only=True, out_indices=(place,), **options, **loading)
     except (AttributeError, NotImplementedError, AssertionError, TypeError) as error:
         if settings.options:
             raise GlomflowError(
@@ -306,6 +308,16 @@ def _network(settings: config.Encoder, **loading: Any) -> Any:
         raise GlomflowError(
             f"encoder.name: timm cannot give feature maps of '{name}' ({error}); choose another model"
         ) from error
+
+
+def _map_of_stride(whole: Any, name: str, stride: int) -> int:
+    """Returns the place of the last feature map of a stride, -1 if it is the last of all."""
+    strides = [int(info["reduction"]) for info in whole.feature_info]
+    if stride not in strides:
+        known = ", ".join(map(str, dict.fromkeys(strides)))
+        raise GlomflowError(f"stride: {name} has feature maps of stride {known}, none of {stride}")
+    place = max(place for place, found in enumerate(strides) if found == stride)
+    return -1 if place == len(strides) - 1 else place
 
 
 def _check_name(name: str) -> None:
@@ -350,7 +362,7 @@ def _fixed_size(network: Any, settings: config.Encoder) -> int | None:
     return int(settings.options.get("img_size", defaults["input_size"][-1]))
 
 
-def _timm_pretrained(settings: config.Encoder, offline: bool) -> Any:
+def _timm_pretrained(settings: config.Encoder, offline: bool, stride: int | None) -> Any:
     name = settings.name
     _check_name(name)
     if offline:
@@ -360,11 +372,11 @@ def _timm_pretrained(settings: config.Encoder, offline: bool) -> Any:
                 f"encoder.weights: timm's weights of '{name}' are not in the cache and run.offline is true; "
                 f"{ADVICE}, or set run.offline to false once"
             )
-        return _network(settings, pretrained=True, pretrained_cfg_overlay={"file": str(cached)})
+        return _network(settings, stride, pretrained=True, pretrained_cfg_overlay={"file": str(cached)})
     from huggingface_hub.errors import GatedRepoError
 
     try:
-        return _network(settings, pretrained=True)
+        return _network(settings, stride, pretrained=True)
     except GatedRepoError as error:
         raise GlomflowError(gated(str(import_timm().get_pretrained_cfg(name).hf_hub_id))) from error
     except (OSError, RuntimeError) as error:

@@ -143,5 +143,28 @@ FIGURES: dict[str, FigureText] = {
         "prediction in columns; test glomeruli per run and share of the row.",
         "Confusion matrix of lesion classes.",
     ),
+    "few_shot_reliability": FigureText(
+        "Reliability of the few-shot methods at the largest number of shots: the share of right predictions "
+        "against the probability given to them, in equal bins, the glomeruli of all runs together; bars are "
+        "intervals over slides and runs, larger points hold more glomeruli. Points below the diagonal are "
+        "overconfident.",
+        "A reliability diagram per method, with its calibration error.",
+    ),
+    "similarity_maps": FigureText(
+        "Cosine of each patch of a glomerulus with the text of each class, over the crop in grey; colours "
+        "of a row share one scale. Last column: the text of the true class less the mean of the others, red "
+        "where that is above zero. Of each class the first right and the first wrong zero-shot prediction "
+        "by a hash of the crop's name. Numbers: cosine of the whole image.",
+        "Per glomerulus: the crop, and the crop with a map laid over it for every class.",
+    ),
 }
 """The words of every figure by its name."""
+
+
+def words(name: str) -> FigureText:
+    """Returns the words of a figure; what stands behind a hyphen in its name says of what it is one.
+
+    Raises:
+        KeyError: There are none.
+    """
+    return FIGURES[name.partition("-")[0]]

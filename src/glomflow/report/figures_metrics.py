@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from glomflow.report import style
 from glomflow.tables import MODALITIES
@@ -31,7 +31,8 @@ _TOGETHER = 6
 """Most curves that are told apart in one panel."""
 
 
-def _shares(axes: Axes, *, y: bool = True, x: bool = False) -> None:
+def shares(axes: Axes, *, y: bool = True, x: bool = False) -> None:
+    """Writes the ticks of an axis as percentages."""
     if y:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     if x:
@@ -98,7 +99,7 @@ def _images_per_patient(axes: Axes, patients: pd.DataFrame, inventory: pd.DataFr
     axes.set_ylim(bottom=-0.4)
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
+def panel_grid(count: int) -> tuple[Figure, list[Axes]]:
     """Makes a figure of up to four panels a row with common axes; the lowest of each column is labelled."""
     rows = -(-count // 4)
     columns = -(-count // rows)
@@ -124,7 +125,7 @@ def training_curves(histories: pd.DataFrame, models: Sequence[str], labels: Mapp
     Returns:
         The figure.
     """
-    figure, panels = _panels(len(models))
+    figure, panels = panel_grid(len(models))
     series = [("train_loss", "training", 0), ("validation_loss", "validation", 1)]
     for axes, model in zip(panels, models, strict=True):
         part = histories[histories["model"] == model]
@@ -333,7 +334,7 @@ def ablation(
     axes.spines["left"].set_visible(False)
     lowest = rows.loc[list(models), ["value", "lower"]].min().min()
     axes.set_xlim(max(-0.015, min(0.3, lowest - 0.03, 0.0 if chance is None else chance - 0.05)), 1.015)
-    _shares(axes, y=False, x=True)
+    shares(axes, y=False, x=True)
     axes.set_xlabel(METRIC_NAMES.get(metric, metric))
     axes.grid(axis="x")
     handles = [Line2D([], [], color=style.INK, marker="o", label="value and interval")]
@@ -362,15 +363,15 @@ def missing_curve(missing: pd.DataFrame, labels: Mapping[str, str], *, chance: f
     part = missing[missing["metric"] == "accuracy"].sort_values("rate")
     curves = {name: part[part["model"] == name] for name in labels if name in set(part["model"])}
     words = "rate at which each modality is missing", "accuracy"
-    figure, panels = _curves(curves, labels, ("rate", "value"), words)
+    figure, panels = curve_panels(curves, labels, ("rate", "value"), words)
     for axes in panels:
         if chance is not None:
             axes.axhline(chance, color=style.MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
-        _shares(axes, x=True)
+        shares(axes, x=True)
     return figure
 
 
-def _curves(
+def curve_panels(
     curves: Mapping[str, pd.DataFrame],
     labels: Mapping[str, str],
     columns: tuple[str, str],
@@ -392,7 +393,7 @@ def _curves(
         figure, (only,) = style.new_figure(style.WIDTH * 0.68, 3.3)
         panels = [only] * len(curves)
     else:
-        figure, panels = _panels(len(curves))
+        figure, panels = panel_grid(len(curves))
     figure.supxlabel(words[0] + ("" if together else "; dashes: the first"), fontsize=8.5)
     figure.supylabel(words[1], fontsize=8.5)
     across, up = columns
@@ -410,60 +411,3 @@ def _curves(
     if together:
         figure.legend(loc="outside upper left", ncols=min(max(len(curves), 1), 3))
     return figure, list(dict.fromkeys(panels))
-
-
-@style.styled
-def few_shot_curves(
-    summary: pd.DataFrame,
-    labels: Mapping[str, str],
-    *,
-    metric: str = "balanced_accuracy",
-    chance: float | None = None,
-) -> Figure:
-    """Draws a metric over the number of labelled crops per class, with interval bands.
-
-    What needs no labelled crop is a level line. Where methods are too many for one panel each has its own,
-    with the first for comparison.
-
-    Args:
-        summary: Columns method, shots, metric, mean, lower, upper.
-        labels: What to call a method; its order is the order of drawing.
-        metric: The metric to draw.
-        chance: Value of guessing.
-
-    Returns:
-        The figure; shots are on a logarithmic axis to base 2.
-    """
-    part = summary[summary["metric"] == metric].sort_values("shots")
-    learning = part[part["shots"] > 0]
-    levels = part[part["shots"] == 0].set_index("method")["mean"]
-    curves = {
-        name: learning[learning["method"] == name] for name in labels if name in set(learning["method"])
-    }
-    words = "labelled glomeruli per class", METRIC_NAMES.get(metric, metric)
-    figure, panels = _curves(curves, labels, ("shots", "mean"), words)
-    shots = sorted(learning["shots"].unique())
-    for axes in panels:
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(shots, [str(value) for value in shots])
-        axes.xaxis.set_minor_locator(NullLocator())
-        for name, level in levels.items():
-            _level(axes, float(level), labels.get(str(name), str(name)))
-        if chance is not None:
-            _level(axes, chance, "guessing")
-        _shares(axes)
-    return figure
-
-
-def _level(axes: Axes, height: float, name: str) -> None:
-    axes.axhline(height, color=style.MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
-    axes.annotate(
-        name,
-        (1, height),
-        xycoords=("axes fraction", "data"),
-        xytext=(-3, 3),
-        textcoords="offset points",
-        ha="right",
-        color=style.MUTED,
-        fontsize=7.5,
-    )

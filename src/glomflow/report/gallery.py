@@ -19,10 +19,13 @@ from glomflow.report import (
     examples_explanations,
     examples_finder,
     examples_quality,
+    examples_similarity,
     figures_explanations,
+    figures_few_shot,
     figures_finder,
     figures_images,
     figures_metrics,
+    figures_similarity,
 )
 from glomflow.report.material import Material, ReportInputs, Store, read_tables
 from glomflow.report.sections_data import lesion_classes
@@ -37,7 +40,7 @@ def draw_figure(name: str, inputs: ReportInputs, config: Config) -> Figure:
     """Draws a figure of the report.
 
     Args:
-        name: One of :data:`MAKERS`.
+        name: One of :data:`MAKERS`, or of :data:`MAKERS_OF` with a hyphen and of what it is to be.
         inputs: The files; a figure needs some of them only.
         config: The configuration that they were made with.
 
@@ -47,8 +50,13 @@ def draw_figure(name: str, inputs: ReportInputs, config: Config) -> Figure:
     Raises:
         GlomflowError: The name is unknown, or a file that the figure needs is not among the inputs.
     """
+    kind, _, part = name.partition("-")
+    if kind in MAKERS_OF and part:
+        return MAKERS_OF[kind](Material(inputs, config), part)
     if name not in MAKERS:
-        raise GlomflowError(f"report: there is no figure '{name}'; known are {', '.join(sorted(MAKERS))}")
+        raise GlomflowError(
+            f"report: there is no figure '{name}'; known are {', '.join(sorted([*MAKERS, *MAKERS_OF]))}"
+        )
     return MAKERS[name](Material(inputs, config))
 
 
@@ -264,7 +272,26 @@ def _explanation_contributions(material: Material) -> Figure:
 def _few_shot_curves(material: Material) -> Figure:
     found = _needed(material.few_shot, "the few-shot summary")
     names = method_labels(material.config)
-    return figures_metrics.few_shot_curves(found.metrics, names, chance=1 / found.confusion["true"].nunique())
+    return figures_few_shot.few_shot_curves(
+        found.metrics, names, chance=1 / found.confusion["true"].nunique()
+    )
+
+
+def _few_shot_reliability(material: Material) -> Figure:
+    found = _needed(material.few_shot, "the few-shot summary")
+    names = method_labels(material.config)
+    return figures_few_shot.few_shot_reliability(found.calibration, found.metrics, names)
+
+
+def _similarity_maps(material: Material, backbone: str) -> Figure:
+    if backbone not in material.similarity:
+        raise GlomflowError(
+            f"report: this figure needs the maps of {backbone}, which are not among the inputs"
+        )
+    place = list(material.similarity).index(backbone)
+    maps, index = examples_similarity.read_similarity(*material.inputs.similarity_maps[place])
+    stores = _stores(material.inputs.om_store)
+    return figures_similarity.similarity_panels(examples_similarity.panels(maps, index, stores))
 
 
 def _few_shot_confusion(material: Material) -> Figure:
@@ -320,5 +347,9 @@ MAKERS: dict[str, Callable[[Material], Figure]] = {
     "explanation_contributions": _explanation_contributions,
     "few_shot_curves": _few_shot_curves,
     "few_shot_confusion": _few_shot_confusion,
+    "few_shot_reliability": _few_shot_reliability,
 }
 """What draws each figure; the names are those of :data:`glomflow.report.captions.FIGURES`."""
+
+MAKERS_OF: dict[str, Callable[[Material, str], Figure]] = {"similarity_maps": _similarity_maps}
+"""What draws a figure of something that the end of its name tells: ``similarity_maps-<backbone>``."""

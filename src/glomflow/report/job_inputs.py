@@ -29,6 +29,7 @@ def inputs_from_files(
         files: Named inputs: those of :class:`ReportInputs` by their names; ``<modality>_crops`` and
             ``<modality>_index`` with a file per shard; ``metrics_disease``, ``metrics_stage``, ``few_shot``
             and ``finder``, the files of the summaries; ``missing_disease`` and ``missing_stage``;
+            ``similarity_said``, ``similarity_maps`` and ``similarity_index`` with a file per backbone;
             ``explanation_maps`` and ``explanation_index`` with a file per job and ``explanation_checks``, the
             files of the checks; ``figures``, each called by its figure's name. What is absent or empty is
             left out.
@@ -59,8 +60,11 @@ def inputs_from_files(
         instances=given.get("instances", ()),
         few_shot_dir=_folder(given, "few_shot"),
         few_shot_json=few_shot[0] if few_shot else None,
+        few_shot_geometry=given.get("few_shot_geometry", ()),
+        similarity=given.get("similarity_said", ()),
+        similarity_maps=_paired(given, "similarity_maps", "similarity_index"),
         finder_dir=_folder(given, "finder"),
-        explanation_maps=_explanation_maps(given),
+        explanation_maps=_paired(given, "explanation_maps", "explanation_index"),
         explanation_contributions=given.get("explanation_contributions", ()),
         explanations_dir=_folder(given, "explanation_checks"),
         figures={path.stem: path for path in given.get("figures", ())},
@@ -79,10 +83,8 @@ def _folder(given: Mapping[str, list[Path]], name: str) -> Path | None:
 
 
 def _stores(given: Mapping[str, list[Path]], modality: str) -> list[Store]:
-    crops, index = given.get(f"{modality}_crops", []), given.get(f"{modality}_index", [])
-    return list(zip(crops, index, strict=True))
+    return _paired(given, f"{modality}_crops", f"{modality}_index")
 
 
-def _explanation_maps(given: Mapping[str, list[Path]]) -> list[Store]:
-    maps, index = given.get("explanation_maps", []), given.get("explanation_index", [])
-    return list(zip(maps, index, strict=True))
+def _paired(given: Mapping[str, list[Path]], maps: str, index: str) -> list[Store]:
+    return list(zip(given.get(maps, []), given.get(index, []), strict=True))

@@ -23,6 +23,7 @@ from glomflow.files import read_json
 from glomflow.tables import (
     CROPS,
     FOLDS,
+    GEOMETRY,
     INVENTORY,
     MODALITIES,
     PATIENTS,
@@ -63,6 +64,9 @@ class ReportInputs:
         phantom: ``phantom.json``.
         few_shot_dir: Folder of the few-shot summary.
         few_shot_json: JSON with the digest of the draws of slides and shots.
+        few_shot_geometry: GEOMETRY tables of adapted models.
+        similarity: JSON on the maps of patches and texts of each backbone.
+        similarity_maps: Maps and index of each of these backbones (figures only).
         finder_dir: Folder of the glomerulus finder's evaluation.
         explanation_maps: Memory map and index of each explain job (figures only).
         explanation_contributions: CONTRIBUTIONS tables (figures only).
@@ -94,6 +98,9 @@ class ReportInputs:
     phantom: Path | None = None
     few_shot_dir: Path | None = None
     few_shot_json: Path | None = None
+    few_shot_geometry: Sequence[Path] = ()
+    similarity: Sequence[Path] = ()
+    similarity_maps: Sequence[Store] = ()
     finder_dir: Path | None = None
     explanation_maps: Sequence[Store] = ()
     explanation_contributions: Sequence[Path] = ()
@@ -224,6 +231,17 @@ class Material:
         """The few-shot summary."""
         folder = self.inputs.few_shot_dir
         return None if folder is None else FewShotSummary.read(folder)
+
+    @cached_property
+    def geometry(self) -> pd.DataFrame | None:
+        """GEOMETRY rows of adapted models."""
+        return read_tables(self.inputs.few_shot_geometry, GEOMETRY)
+
+    @cached_property
+    def similarity(self) -> dict[str, dict[str, Any]]:
+        """What is told of the maps of patches and texts, by backbone."""
+        found = [read_json(path) for path in self.inputs.similarity]
+        return {str(one["backbone"]): one for one in found}
 
     @cached_property
     def finder(self) -> FinderSummary | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from glomflow.errors import GlomflowError
 from glomflow.report.blocks import Picture
-from glomflow.report.captions import FIGURES
+from glomflow.report.captions import FIGURES, words
 
 POINT = 96 / 72
 """CSS pixels in a point."""
@@ -33,7 +33,7 @@ def known(names: Iterable[str]) -> None:
         GlomflowError: A name is not one of ``FIGURES``.
     """
     for name in names:
-        if name not in FIGURES:
+        if name.partition("-")[0] not in FIGURES:
             raise GlomflowError(
                 f"report: there is no figure '{name}'; known are {', '.join(sorted(FIGURES))}"
             )
@@ -43,7 +43,7 @@ def embed(name: str, path: Path, further: str = "") -> Picture:
     """Reads a figure file into a picture of the page.
 
     Args:
-        name: Name of the figure, one of ``FIGURES``.
+        name: Name of the figure, one of ``FIGURES``, perhaps with a hyphen and of what it is one.
         path: SVG or PNG file.
         further: Sentence added to the caption.
 
@@ -55,7 +55,7 @@ def embed(name: str, path: Path, further: str = "") -> Picture:
     """
     if not path.is_file():
         raise GlomflowError(f"report: figure {path} is missing; make the figures again")
-    words = FIGURES[name]
+    told = words(name)
     content = path.read_bytes()
     if path.suffix.lower() == ".svg":
         kind, (width, height) = "image/svg+xml", _svg_size(content, path)
@@ -64,8 +64,8 @@ def embed(name: str, path: Path, further: str = "") -> Picture:
     else:
         raise GlomflowError(f"report: figure {path} is neither .svg nor .png")
     source = f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-    caption = f"{words.caption} {further}".strip()
-    return Picture(source=source, alt=words.alt, caption=caption, width=round(width), height=round(height))
+    caption = f"{told.caption} {further}".strip()
+    return Picture(source=source, alt=told.alt, caption=caption, width=round(width), height=round(height))
 
 
 def _svg_size(content: bytes, path: Path) -> tuple[float, float]:

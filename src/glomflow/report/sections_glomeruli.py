@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from glomflow.report import tables, tables_results
-from glomflow.report.blocks import Block, KeyFigures, Prose, Section
+from glomflow.evaluation.few_shot_summary import FewShotSummary
+from glomflow.report import tables, tables_few_shot
+from glomflow.report.blocks import Block, Heading, KeyFigures, Prose, Section
 from glomflow.report.material import Material
 from glomflow.report.numbers import count, listing, number, p_text, percent, percent_interval, points_interval
 from glomflow.report.sections_data import exclusion_sentences, figure, lesion_classes
 from glomflow.report.sections_diagnosis import confidence, verdict
+from glomflow.report.sites_few_shot import drawn_words, few_shot_sites_table, split_words, unseen
 from glomflow.report.tables import Record, ends, keyed
-from glomflow.report.words_few_shot import method_labels, method_means
+from glomflow.report.words_few_shot import method_labels, method_means, similarity_sentences
 
 FLOOR = "colour_texture"
 """The method that all others have to beat."""
@@ -47,8 +49,8 @@ def summary_section(material: Material) -> Section | None:
         f"{method_means(material.config, method)} told {listing(classes)} apart with a balanced accuracy of "
         f"{percent(best['mean'])} ({confidence(material)} interval "
         f"{percent_interval(best['lower'], best['upper'])}; SD over runs {number(best['sd'])}), "
-        "on glomeruli of slides that it had not seen. "
-        f"{count(int(best['runs']), 'run')} drew slides and labelled glomeruli anew."
+        f"on glomeruli of {unseen(material.config.few_shot)} that it had not seen. "
+        f"{drawn_words(material.config.few_shot, int(best['runs']))}"
     ]
     sentences += _comparison_sentences(material, method, shots)
     auc = cells[method, shots, "macro_auc"]
@@ -127,23 +129,60 @@ def few_shot_section(material: Material) -> Section | None:
     found = material.few_shot
     if found is None:
         return None
-    settings = material.config.few_shot
+    settings, labels = material.config.few_shot, method_labels(material.config)
     blocks: list[Block] = [
         Prose(
-            f"In each of {settings.runs} runs, {percent(settings.train_slide_fraction)} of the slides give "
-            "the labelled glomeruli, and all glomeruli of the other slides are the test set, the same for "
-            f"every method and number of shots. {_tuned(material)} Brackets hold "
+            f"{split_words(settings)} {_tuned(material)} Brackets hold "
             f"{confidence(material)} intervals that resample slides and runs together, because glomeruli "
             "of a slide resemble each other."
         ),
         *figure(material, "few_shot_curves"),
-        tables_results.few_shot_table(found.metrics, method_labels(material.config)),
+        tables_few_shot.few_shot_table(found.metrics, labels),
     ]
+    by_site = few_shot_sites_table(found.sites, method_labels(material.config))
+    blocks += [by_site] if by_site else []
     if len(found.comparisons):
-        blocks.append(
-            tables_results.few_shot_comparison_table(found.comparisons, method_labels(material.config))
-        )
-    space = tables_results.few_shot_space_table(found.metrics, method_labels(material.config))
-    blocks += [space] if space else []
-    blocks += figure(material, "few_shot_confusion")
+        blocks.append(tables_few_shot.few_shot_comparison_table(found.comparisons, labels))
+    blocks += [
+        Heading("Classes"),
+        tables_few_shot.few_shot_recall_table(found.recalls, labels),
+        *figure(material, "few_shot_confusion"),
+        *_calibration(material, found),
+        *_texts(material, found),
+    ]
     return Section("few-shot", "Lesions from few labelled glomeruli", blocks)
+
+
+def _calibration(material: Material, found: FewShotSummary) -> list[Block]:
+    """How far probabilities can be believed, and what was selected."""
+    labels = method_labels(material.config)
+    blocks: list[Block] = [
+        Heading("Calibration"),
+        *figure(material, "few_shot_reliability"),
+        tables_few_shot.few_shot_calibration_table(found.metrics, labels),
+    ]
+    trained = (
+        None
+        if material.geometry is None
+        else tables_few_shot.few_shot_training_table(material.geometry, labels)
+    )
+    return blocks + ([] if trained is None else [trained])
+
+
+def _texts(material: Material, found: FewShotSummary) -> list[Block]:
+    """Images and texts: their common space, and patches beside texts."""
+    space = tables_few_shot.few_shot_space_table(
+        found.metrics, material.geometry, method_labels(material.config)
+    )
+    said = similarity_sentences(material.config, material.similarity)
+    pictures = [
+        picture
+        for name in material.inputs.figures
+        if name.startswith("similarity_maps-")
+        and not material.similarity.get(name.partition("-")[2], {}).get("remark")
+        for picture in figure(material, name, f"Backbone: {name.partition('-')[2]}.")
+    ]
+    blocks: list[Block] = [] if space is None else [space]
+    blocks += [Prose(" ".join(said))] if said else []
+    blocks += pictures
+    return [Heading("Images and texts"), *blocks] if blocks else []

@@ -6,7 +6,13 @@ from glomflow.config import DEFAULT_ENCODER, Encoder, Model
 from glomflow.report.blocks import Block, Bullets, Heading, Section
 from glomflow.report.material import Material
 from glomflow.report.numbers import listing, percent, thousands
-from glomflow.report.words_few_shot import method_labels
+from glomflow.report.words_few_shot import (
+    CALIBRATION_NOTE,
+    SIMILARITY_NOTE,
+    image_backbones,
+    image_words,
+    method_labels,
+)
 from glomflow.report.words_models import (
     KINDS,
     attention_words,
@@ -30,7 +36,9 @@ def methods_section(material: Material) -> Section:
     if material.summary is not None:
         methods += _diagnosis_methods(material)
     if material.few_shot is not None:
-        methods.append(_few_shot_method(material))
+        methods += [_few_shot_method(material), ("Calibration of few-shot methods", f"{CALIBRATION_NOTE}.")]
+        shown = any(not one["remark"] for one in material.similarity.values())
+        methods += [("Patches and texts", f"{SIMILARITY_NOTE}.")] if shown else []
     methods.append(_intervals(material))
     blocks: list[Block] = [Bullets(methods)]
     if material.summary is not None and len(material.config.diagnosis.models) > 1:
@@ -43,6 +51,8 @@ def _encoders(material: Material) -> list[tuple[str, str]]:
     """Says what each encoder is that a model, or the few-shot track, uses."""
     settings = material.config
     used = {DEFAULT_ENCODER} if material.few_shot is not None else set()
+    if material.few_shot is not None:
+        used |= {backbone.encoder for backbone in image_backbones(settings).values()}
     if material.summary is not None:
         for model in settings.diagnosis.models.values():
             used |= {settings.encoder_name(model, name) for name in model.modalities}
@@ -94,7 +104,7 @@ def _few_shot_method(material: Material) -> tuple[str, str]:
     if len(settings.methods) > 1:
         rest = f"; the same recipe on {floor} is the floor that features have to beat"
     if settings.adapted:
-        rest += f". Vision-language models on the same draws: {_adapted(material)}"
+        rest += f". Adapted models on the same draws: {_adapted(material)}"
     text = (
         f"logistic regression (L2, C = {settings.l2:g}, classes weighted equally) on {inputs} "
         f"standardised by the training slides and scaled to unit length{rest}."
@@ -109,7 +119,8 @@ def _adapted(material: Material) -> str:
     for name, model in few_shot.adapted.items():
         chosen = ", epochs or settings chosen on validation slides" if model.selection == "validation" else ""
         parts.append(f"{labels[name]} (settings {model.preset}{chosen})")
-    return listing(parts)
+    images = [image_words(name, section) for name, section in image_backbones(material.config).items()]
+    return "; ".join([listing(parts), *images])
 
 
 def _intervals(material: Material) -> tuple[str, str]:
@@ -144,6 +155,11 @@ def limits(material: Material) -> list[tuple[str, str]]:
         another = (
             "Each site was told by models of the others, which is what a new laboratory would meet; but "
             "there are only so many sites, and the intervals resample patients, not sites."
+        )
+    elif material.summary is None and material.config.few_shot.protocol == "leave_one_site_out":
+        another = (
+            "Each site was told by models of the others, which is what a new laboratory would meet; but "
+            "there are only so many sites, and the intervals resample slides within them, not sites."
         )
     items.append(("Another hospital", another))
     if material.summary is not None:

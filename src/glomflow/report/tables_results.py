@@ -192,7 +192,7 @@ def ablation_table(
     )
 
 
-def _grouped(names: pd.Series[str]) -> list[str]:
+def grouped(names: pd.Series[str]) -> list[str]:
     """Keeps a name where it first stands and blanks its repetitions below."""
     return [name if name != before else "" for name, before in zip(names, [None, *names[:-1]], strict=True)]
 
@@ -235,7 +235,7 @@ def deposit_table(hits: pd.DataFrame, name: Name) -> Table:
             percent(row["chance"]),
             points_interval(*ends(row, "excess", "excess_")),
         )
-        for group, row in zip(_grouped(hits["model"].map(name)), records(hits), strict=True)
+        for group, row in zip(grouped(hits["model"].map(name)), records(hits), strict=True)
     ]
     return Table(
         caption="Whether the weights find the electron-dense deposits.",
@@ -244,89 +244,4 @@ def deposit_table(hits: pd.DataFrame, name: Name) -> Table:
         text_columns=frozenset({0, 1}),
         note="By chance: the share of a bag's instances that show a deposit; for the filter, the share of "
         "the other instances that pass it. Patients without a deposit instance in their bag are left out.",
-    )
-
-
-def few_shot_table(metrics: pd.DataFrame, methods: dict[str, str]) -> Table:
-    """Lists balanced accuracy, macro AUC and macro F1 by method and number of shots."""
-    cells = keyed(metrics, "method", "shots", "metric")
-    rows = []
-    for method in metrics["method"].unique():
-        for place, shots in enumerate(sorted(metrics.loc[metrics["method"] == method, "shots"].unique())):
-            balanced = cells[method, shots, "balanced_accuracy"]
-            others = (cells[method, shots, metric] for metric in ("macro_auc", "macro_f1"))
-            rows.append(
-                (
-                    methods.get(method, text(method)) if place == 0 else "",
-                    str(shots),
-                    interval(*ends(balanced, "mean")),
-                    number(balanced["sd"]),
-                    *(interval(*ends(row, "mean")) for row in others),
-                )
-            )
-    return Table(
-        caption="Mean over runs, with intervals.",
-        headers=("method", "shots", "balanced accuracy", "SD over runs", "macro AUC", "macro F1"),
-        rows=rows,
-    )
-
-
-def few_shot_space_table(metrics: pd.DataFrame, methods: dict[str, str]) -> Table | None:
-    """Lists what calibration and the shared space of images and texts look like, at most shots.
-
-    Returns:
-        The table, or None if no method has a shared space.
-    """
-    cells = keyed(metrics, "method", "shots", "metric")
-    rows = []
-    for method in metrics["method"].unique():
-        shots = int(metrics.loc[metrics["method"] == method, "shots"].max())
-        if (method, shots, "silhouette") not in cells:
-            continue
-        names = ("ece", "brier", "decision_margin", "alignment", "similarity_gap", "silhouette")
-        found = [cells.get((method, shots, name)) for name in names]
-        told = [interval(*ends(row, "mean")) if row else "–" for row in found]
-        rows.append((methods.get(method, text(method)), str(shots), *told))
-    if not rows:
-        return None
-    return Table(
-        caption="Calibration and the space that images and texts share, at the largest number of shots.",
-        headers=(
-            "method",
-            "shots",
-            "calibration error",
-            "Brier",
-            "margin",
-            "alignment",
-            "similarity gap",
-            "silhouette",
-        ),
-        rows=rows,
-        note="Margin: highest less second probability. Alignment: cosine between a glomerulus and the text "
-        "of its class; gap: that less the mean cosine to the other classes. Silhouette: of adapted features.",
-    )
-
-
-def few_shot_comparison_table(comparisons: pd.DataFrame, methods: dict[str, str]) -> Table:
-    """Lists the difference between methods in balanced accuracy, by number of shots."""
-    part = comparisons[comparisons["metric"] == "balanced_accuracy"]
-    named = [
-        f"{methods.get(row['method'], row['method'])} less {methods.get(row['other'], row['other'])}"
-        for row in records(part)
-    ]
-    rows = [
-        (
-            group,
-            str(row["shots"]),
-            signed_interval(*ends(row, "difference")),
-            p_value(row["p_value"]),
-            p_value(row["p_holm"]),
-        )
-        for group, row in zip(_grouped(pd.Series(named, dtype=str)), records(part), strict=True)
-    ]
-    return Table(
-        caption="Methods compared on the same runs and test glomeruli: difference in balanced accuracy.",
-        headers=("compared", "shots", "difference", "P", "P (Holm)"),
-        rows=rows,
-        note="P from the bootstrap over slides and runs; Holm: adjusted for the numbers of shots.",
     )

@@ -137,6 +137,11 @@ def fit(
             f"{method.name}: selection is 'validation', and there are no validation images; split some "
             "slides off the training slides, or set selection: fixed"
         )
+    if text.absent and method.needs_text:
+        raise GlomflowError(
+            f"{method.name}: it compares images with texts, and the backbone has no text tower; choose "
+            "another method or backbone"
+        )
     if selection == "fixed":
         shots = replace(shots, validation=None)
     remarks = shots.check()

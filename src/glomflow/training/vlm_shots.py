@@ -9,6 +9,7 @@ import pandas as pd
 
 from glomflow.errors import GlomflowError
 from glomflow.models.vlm.methods.base import Rows, Shots
+from glomflow.shots import shown_at
 from glomflow.training.seeds import derive_seed
 
 
@@ -24,8 +25,8 @@ def shots_of_draws(
     """Gathers the shots of every run and number of shots; test rows are left out.
 
     Args:
-        draws: Columns run, crop, label, split (train, validation or test) and order (place in the class of a
-            training crop: k shots are the places below k), as ``glomflow.evaluation.draws.DRAWS``.
+        draws: Columns run, crop, label, split (train, validation or test), order (place of a training crop in
+            its class) and shots (which numbers of shots take it), as ``glomflow.evaluation.draws.DRAWS``.
         crops: Identifiers of the rows of the table of features or activations.
         classes: Names of the classes, in the order of the labels.
         shots: Numbers of shots.
@@ -40,6 +41,31 @@ def shots_of_draws(
         GlomflowError: A class has fewer training crops than shots, a crop is not in the table, a class is
             not known, or only some runs have validation crops.
     """
+    used = _used(draws, crops, classes)
+    keys, trained, held = [], [], []
+    for number, own in used.groupby("run", sort=True):
+        run = int(str(number))
+        validation = own[own["split"] == "validation"].sort_values("crop")
+        training = own[own["split"] == "train"].sort_values(["label", "order"])
+        for count in sorted(set(shots)):
+            chosen = training[shown_at(training["shots"], count)]
+            if not allow_fewer:
+                _check_enough(chosen, classes, count, run)
+            keys.append((run, count))
+            trained.append(chosen)
+            held.append(validation)
+    result = Shots(
+        tuple(classes),
+        _rows(trained),
+        _rows(held) if _validated(keys, held) else None,
+        tuple(f"run {run}, {count} shots" for run, count in keys),
+        tuple(derive_seed(seed, "vlm", run, count) for run, count in keys),
+    )
+    return result, pd.DataFrame(np.array(keys, dtype=np.int64).reshape(-1, 2), columns=["run", "shots"])
+
+
+def _used(draws: pd.DataFrame, crops: Sequence[str], classes: Sequence[str]) -> pd.DataFrame:
+    """Returns what is trained or validated on, with ``place`` in the table and ``number`` of the class."""
     place = {name: row for row, name in enumerate(crops)}
     number = {name: label for label, name in enumerate(classes)}
     used = draws[draws["split"].isin(["train", "validation"])]
@@ -55,36 +81,24 @@ def shots_of_draws(
             f"few-shot: the draws name class '{strange.iloc[0]}'; the classes are {', '.join(classes)}. Draw "
             "the shots again"
         )
-    keys, trained, held = [], [], []
-    for run, own in used.groupby("run", sort=True):
-        validation = own[own["split"] == "validation"].sort_values("crop")
-        for count in sorted(set(shots)):
-            chosen = own[(own["split"] == "train") & (own["order"] < count)].sort_values(["label", "order"])
-            if not allow_fewer:
-                _check_enough(chosen, classes, count, int(str(run)))
-            keys.append((int(str(run)), count))
-            trained.append(chosen)
-            held.append(validation)
-    if any(len(rows) for rows in held) and not all(len(rows) for rows in held):
-        run = keys[next(i for i, rows in enumerate(held) if not len(rows))][0]
+    return used.assign(place=used["crop"].map(place), number=used["label"].map(number))
+
+
+def _validated(keys: Sequence[tuple[int, int]], held: Sequence[pd.DataFrame]) -> bool:
+    """Tells whether the runs have validation rows, which all must have or none."""
+    some = [len(rows) > 0 for rows in held]
+    if any(some) and not all(some):
         raise GlomflowError(
-            f"few-shot: run {run} has no validation crop and others have; draw the shots again"
+            f"few-shot: run {keys[some.index(False)][0]} has no validation crop and others have; draw the "
+            "shots again"
         )
+    return any(some)
 
-    def gathered(frames: list[pd.DataFrame]) -> Rows:
-        return Rows.of(
-            [[place[crop] for crop in frame["crop"]] for frame in frames],
-            [[number[label] for label in frame["label"]] for frame in frames],
-        )
 
-    result = Shots(
-        tuple(classes),
-        gathered(trained),
-        gathered(held) if any(len(rows) for rows in held) else None,
-        tuple(f"run {run}, {count} shots" for run, count in keys),
-        tuple(derive_seed(seed, "vlm", run, count) for run, count in keys),
+def _rows(frames: Sequence[pd.DataFrame]) -> Rows:
+    return Rows.of(
+        [frame["place"].tolist() for frame in frames], [frame["number"].tolist() for frame in frames]
     )
-    return result, pd.DataFrame(np.array(keys, dtype=np.int64).reshape(-1, 2), columns=["run", "shots"])
 
 
 def _check_enough(chosen: pd.DataFrame, classes: Sequence[str], count: int, run: int) -> None:

@@ -28,6 +28,11 @@ class Tower(nn.Module, ABC):
     def blocks(self) -> nn.ModuleList:
         """The transformer blocks, first to last; one may be wrapped or hooked in place."""
 
+    @property
+    def prefix(self) -> int:
+        """Tokens of an image before those of its patches, which go row by row: class token and registers."""
+        raise GlomflowError(f"{type(self).__name__}: it does not say which of its tokens are patches")
+
     @abstractmethod
     def stem(self, inputs: Tensor) -> Tensor:
         """Returns the hidden state before the first block, (N, tokens, width).

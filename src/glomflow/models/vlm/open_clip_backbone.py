@@ -53,6 +53,11 @@ class VisionTower(Tower):
         blocks: nn.ModuleList = self.visual.transformer.resblocks
         return blocks
 
+    @property
+    def prefix(self) -> int:
+        """The class token."""
+        return 1
+
     def stem(self, inputs: Tensor) -> Tensor:
         """Embeds patches of pixels (N, 3, S, S)."""
         hidden: Tensor = self.visual._embeds(inputs)

@@ -63,6 +63,21 @@ class Preprocessing:
         shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=values.device)
         return values * scale[:, None, None] + shift[:, None, None]
 
+    def seen(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Returns which part of an image the input shows.
+
+        Args:
+            height: Of the image, px.
+            width: Of the image, px.
+
+        Returns:
+            Left and upper edge, width and height, px of the image; beyond the image where it is filled up.
+        """
+        tall, wide = self._target(height, width)
+        across, down = width / wide, height / tall
+        left, top = (_margin(edge, self.size) for edge in (wide, tall))
+        return left * across, top * down, self.size * across, self.size * down
+
     def _fitted(self, images: Tensor) -> Tensor:
         """Resizes and cuts (N, 3, H, W) uint8; returns whole numbers from 0 to 255."""
         height, width = int(images.shape[-2]), int(images.shape[-1])
@@ -94,6 +109,11 @@ class Preprocessing:
             height, width = int(images.shape[-2]), int(images.shape[-1])
         top, left = round((height - size) / 2.0), round((width - size) / 2.0)
         return images[..., top : top + size, left : left + size]
+
+
+def _margin(edge: int, size: int) -> float:
+    """Returns what is cut off (or, if negative, filled in) before the middle, as ``_centred`` does, px."""
+    return -max(0, (size - edge) // 2) if edge < size else round((edge - size) / 2.0)
 
 
 def resize(images: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:

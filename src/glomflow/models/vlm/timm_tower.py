@@ -27,6 +27,11 @@ class TimmTower(Tower):
         blocks: nn.ModuleList = self.visual.trunk.blocks
         return blocks
 
+    @property
+    def prefix(self) -> int:
+        """Class token and registers, if it has any."""
+        return int(self.visual.trunk.num_prefix_tokens)
+
     def stem(self, inputs: Tensor) -> Tensor:
         """Embeds patches of pixels (N, 3, S, S)."""
         trunk = self.visual.trunk

@@ -52,6 +52,11 @@ class ClipVision(Tower):
         blocks: nn.ModuleList = self.tower.encoder.layers
         return blocks
 
+    @property
+    def prefix(self) -> int:
+        """The class token."""
+        return 1
+
     def stem(self, inputs: Tensor) -> Tensor:
         """Embeds patches of pixels (N, 3, S, S)."""
         hidden: Tensor = self.tower.pre_layrnorm(self.tower.embeddings(inputs))

@@ -156,12 +156,19 @@ class ClassText:
         scale: Factor of the cosines (exp of CLIP's logit_scale).
         backbone: The frozen model, for methods that learn prompts.
         prompts: The sentences, for the same.
+        absent: There is no text: the embeddings are zero, so that all classes are alike to an image.
     """
 
     embeddings: Tensor
     scale: float
     backbone: Any = field(default=None, repr=False)
     prompts: Prompts | None = None
+    absent: bool = False
+
+    @classmethod
+    def none(cls, classes: int, width: int) -> ClassText:
+        """Stands in for the text of K classes where a backbone has no text tower."""
+        return cls(torch.zeros(classes, width, dtype=torch.float64), 1.0, absent=True)
 
 
 def class_text(prompts: Prompts, backbone: Any) -> ClassText:
@@ -309,6 +316,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     needs: ClassVar[Literal["features", "activations"]] = "features"
+    needs_text: ClassVar[bool] = True
     settings: Any
 
     @abstractmethod
@@ -322,8 +330,8 @@ class Method(ABC):
         """
 
     def adapted_text(self, state: State, text: ClassText) -> Tensor | None:
-        """Returns the classes after adaptation, (R, K, D) or (K, D); None if the method has no text."""
-        return text.embeddings
+        """Returns the classes after adaptation, (R, K, D) or (K, D); None if there is no text."""
+        return None if text.absent else text.embeddings
 
     def adapted_images(self, state: State, features: Tensor) -> Tensor:
         """Returns the features after adaptation, as ``features``: (R, B, D)."""

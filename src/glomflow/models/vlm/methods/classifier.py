@@ -47,6 +47,7 @@ class Classifier(TrainedMethod):
     """
 
     name = "classifier"
+    needs_text = False
     needs_pairs = True
 
     def __init__(self, settings: ClassifierSettings) -> None:

@@ -84,6 +84,7 @@ class LinearProbe(SolvedMethod):
     """
 
     name = "linear_probe"
+    needs_text = False
 
     def __init__(self, settings: LinearProbeSettings) -> None:
         self.settings = settings

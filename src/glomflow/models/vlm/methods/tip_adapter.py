@@ -58,10 +58,12 @@ class TipAdapter(SolvedMethod):
 
     Each shot adds to its class's logit, the more the nearer it is. Without validation data alpha and beta are
     the authors' starting values; with them, both are chosen by validation AUC. The cache holds one view of
-    each shot (the authors average over augmented ones).
+    each shot (the authors average over augmented ones). Without a text tower the cache's answer is all there
+    is: a kernel classifier, whose alpha changes how sure it is, and not what it says.
     """
 
     name = "tip_adapter"
+    needs_text = False
 
     def __init__(self, settings: TipAdapterSettings) -> None:
         self.settings: TipAdapterSettings = settings

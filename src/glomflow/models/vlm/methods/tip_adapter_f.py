@@ -28,9 +28,13 @@ class TipAdapterFSettings(Settings):
 
 
 class TipAdapterF(TrainedMethod):
-    """Tip-Adapter-F (Zhang et al., ECCV 2022; arXiv 2207.09519): keys start at the shots and are trained."""
+    """Tip-Adapter-F (Zhang et al., ECCV 2022; arXiv 2207.09519): keys start at the shots and are trained.
+
+    Without a text tower the cache's answer is all there is.
+    """
 
     name = "tip_adapter_f"
+    needs_text = False
 
     def __init__(self, settings: TipAdapterFSettings) -> None:
         self.settings: TipAdapterFSettings = settings
