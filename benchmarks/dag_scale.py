@@ -5,7 +5,8 @@
 Each cohort has two sheets and empty image files: one OM field with its outlines, one IM and five TEM images
 of a patient, in a folder of the patient's own. Nothing is computed. Measured are a first dry run; a run that
 finds everything done, for which all outputs are created empty (the shards' tables of images truly) and
-entered by ``snakemake --touch``; and the plan after a patient was added.
+entered by ``snakemake --touch``; and the plan after a patient was added. ``--table scale.json`` prints what was
+measured as docs/scale.md shows it.
 """
 
 from __future__ import annotations
@@ -199,6 +200,42 @@ def measure(patients: int, scratch: Path) -> Measured:
         shutil.rmtree(project)
 
 
+def markdown(measured: list[Measured]) -> str:
+    """The table of docs/scale.md."""
+    head = (
+        "patients",
+        "image rows",
+        "shards",
+        "jobs",
+        "dry run, s CPU",
+        "MB",
+        "nothing to do, s CPU",
+        "MB",
+        "`.snakemake`, MB",
+        "sheets, s CPU",
+        "one shard's rows, s CPU",
+        "shards redone per stage",
+    )
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for each in measured:
+        cells = (
+            f"{each.patients:,}",
+            f"{each.images:,}",
+            f"{each.shards:,}",
+            f"{each.jobs:,}",
+            f"{each.dry_cpu_s:.1f}",
+            f"{each.dry_mb:.0f}",
+            f"{each.noop_cpu_s:.1f}",
+            f"{each.noop_mb:.0f}",
+            f"{each.state_bytes / 1e6:.0f}",
+            f"{each.sheets_cpu_s:.1f}",
+            f"{each.shard_cpu_s:.1f}",
+            f"{max(each.added_jobs.values())}",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def say(text: str) -> None:
     print(text, flush=True)
 
@@ -208,10 +245,14 @@ def main() -> None:
     parser.add_argument("--patients", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path, help="print what an earlier run wrote with --out")
     arguments = parser.parse_args()
+    if arguments.table:
+        told = json.loads(arguments.table.read_text(encoding="utf-8"))
+        say(markdown([Measured(**each) for each in told]))
+        return
     measured = [measure(patients, arguments.scratch) for patients in arguments.patients]
-    table = pd.DataFrame([asdict(each) for each in measured])
-    say(table.to_string(index=False))
+    say(markdown(measured))
     if arguments.out:
         arguments.out.write_text(json.dumps([asdict(each) for each in measured], indent=1), encoding="utf-8")
 

@@ -148,6 +148,22 @@ def recommended_shards(patients: int) -> int:
     return min(MAX_SHARDS, max(1, int(round(exact, -digits))))
 
 
+def shards_advice(patients: int, shards: int) -> str:
+    """Returns what to say about a number of shards; '' if it is within a factor of 4 of the recommended one.
+
+    Args:
+        patients: Patients of the cohort.
+        shards: ``run.shards``.
+    """
+    best = recommended_shards(patients)
+    if best <= 4 * shards and shards <= 4 * best:
+        return ""
+    return (
+        f"run.shards: {shards} puts about {patients / shards:.0f} patients into a job; about {best} shards "
+        "suit this cohort. Another number redoes all image stages (docs/scale.md)"
+    )
+
+
 def shards_of(patients: pd.Series, shards: int) -> pd.Series:
     """Returns the shard of every row's patient."""
     return patients.map({patient: shard_of(patient, shards) for patient in patients.unique()})
