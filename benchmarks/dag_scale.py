@@ -5,8 +5,8 @@
 Each cohort has two sheets and empty image files: one OM field with its outlines, one IM and five TEM images
 of a patient, in a folder of the patient's own. Nothing is computed. Measured are a first dry run; a run that
 finds everything done, for which all outputs are created empty (the shards' tables of images truly) and
-entered by ``snakemake --touch``; and the plan after a patient was added. ``--table scale.json`` prints what was
-measured as docs/scale.md shows it.
+entered by ``snakemake --touch``; and the plan after a patient was added. ``--table scale.json`` prints what
+was measured as docs/scale.md shows it.
 """
 
 from __future__ import annotations
