@@ -13,6 +13,12 @@ sys.path.insert(0, os.path.join(workflow.basedir, "src"))
 
 
 include: "rules/common.smk"
+include: "rules/run_plan.smk"
+
+
+if CONFIG.run.container:
+
+    container: CONFIG.run.container
 
 
 rule all:

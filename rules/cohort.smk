@@ -3,10 +3,10 @@ if PHANTOM:
     rule phantom_sheets:
         """Decide the phantom cohort and write its sheets, captions and ground truth."""
         output:
-            patients=result("phantom/patients.csv"),
-            images=result("phantom/images.csv"),
-            captions=result("phantom/captions.csv"),
-            truth=result("phantom/phantom.json"),
+            patients=phantom("patients.csv"),
+            images=phantom("images.csv"),
+            captions=phantom("captions.csv"),
+            truth=phantom("phantom.json"),
         log:
             result("logs/phantom_sheets.log"),
         benchmark:
@@ -27,9 +27,9 @@ if PHANTOM:
     rule phantom_images:
         """Draw the images of a shard's phantom patients."""
         input:
-            truth=result("phantom/phantom.json"),
+            truth=phantom("phantom.json"),
         output:
-            manifest=result("phantom/shards/{shard}.json"),
+            manifest=phantom("shards/{shard}.json"),
         log:
             result("logs/phantom_images/{shard}.log"),
         benchmark:
@@ -49,14 +49,43 @@ if PHANTOM:
             "../workflow_scripts/phantom_images.py"
 
 
+if UNFETCHED:
+
+    rule fetch_images:
+        """Fetch a shard's images from the addresses in the sheet, and check their digests."""
+        input:
+            addresses,
+        output:
+            local(fetched("{shard}")),
+        log:
+            result("logs/fetch_images/{shard}.log"),
+        benchmark:
+            result("benchmarks/fetch_images/{shard}.tsv")
+        wildcard_constraints:
+            shard="|".join(UNFETCHED),
+        conda:
+            "../envs/glomflow.yaml"
+        threads: 1
+        resources:
+            mem_mb=1000,
+            runtime=240,
+            gpu=0,
+        params:
+            downloads=lambda wildcards: as_params(ADDRESSED[wildcards.shard]),
+            folder=FOLDER,
+            sheet=sheet_names()[-1],
+            code=code("fetch_images.py"),
+        script:
+            "../workflow_scripts/fetch_images.py"
+
+
 rule cohort:
     """Check the sheets as a whole, and the files that they name."""
     input:
         sheets=sheets(),
+        fetched=fetched_manifests(),
         manifests=(
-            expand(result("phantom/shards/{shard}.json"), shard=SHARDS)
-            if PHANTOM
-            else []
+            [phantom(f"shards/{shard}.json") for shard in SHARDS] if PHANTOM else []
         ),
     output:
         patients=result("cohort/patients.parquet"),
@@ -84,7 +113,8 @@ rule cohort_shard:
     """Write the images of a shard's patients; an edited row redoes its own shard alone."""
     input:
         sheets=sheets() if PHANTOM else ancient(sheets()),
-        manifest=result("phantom/shards/{shard}.json") if PHANTOM else [],
+        fetched=fetched_manifest,
+        manifest=phantom("shards/{shard}.json") if PHANTOM else [],
     output:
         result("cohort/images/{shard}.parquet"),
     log:

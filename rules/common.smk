@@ -1,25 +1,30 @@
 # Names and functions that all rules share.
 import functools
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
 from glomflow.code_digest import code_digest
 from glomflow.config import FINE_TUNED
 from glomflow.config_check import load_config
+from glomflow.cohort.bucket import bucket_at, expose_s3_settings, is_bucket
+from glomflow.cohort.fetch import as_params, downloads_by_shard, is_fetched, missing
 from glomflow.cohort.fingerprint import (
     Fingerprints,
     require_sheets,
     shard_rows,
+    sheet_fingerprint,
     sheet_sites,
 )
 from glomflow.cohort.phantom.sites import SITES as PHANTOM_SITES
 from glomflow.environment import expose_library
-from glomflow.errors import CohortError, ConfigError
+from glomflow.errors import CohortError, ConfigError, GlomflowError
 from glomflow.evaluation.detection_summary import TABLES as FINDER_TABLES
 from glomflow.evaluation.explanations import TABLES as EXPLANATION_CHECKS
 from glomflow.evaluation.few_shot_schemas import TABLES as FEW_SHOT_SCHEMAS
 from glomflow.evaluation.summary_schemas import TABLES
 from glomflow.repeated_inputs import without_repeats
+from glomflow.models.vlm.label_sets import check_labels
 
 BASE = Path(workflow.basedir)
 expose_library(BASE / "src")
@@ -38,6 +43,8 @@ DIAGNOSIS = "diagnosis" in CONFIG.run.tracks
 FEW_SHOT = "glomeruli" in CONFIG.run.tracks
 PHANTOM = CONFIG.cohort.source == "phantom"
 FOLDER = f"{R}/phantom" if PHANTOM else CONFIG.cohort.folder
+if is_bucket(FOLDER):
+    FOLDER = FOLDER.rstrip("/")
 FINGERPRINTS = Fingerprints(FOLDER)
 SEARCH = CONFIG.diagnosis.search.trials > 0
 MODELS_OF = {task: list(CONFIG.diagnosis.models_of(task)) for task in TASKS}
@@ -73,6 +80,20 @@ EXPLANATION_CURVES = ["explanation_checks", "explanation_contributions"]
 FINDERS = [*map(str, range(FINDER.n_splits)), "all"] if FINDER.model == "train" else []
 
 
+# What a run with storage needs to know: the shards' tables are read from it by jobs only.
+SCRATCH = (
+    tempfile.TemporaryDirectory(prefix="glomflow-sheets-")
+    if is_bucket(FOLDER)
+    else None
+)
+SHEETS_ONLY = is_bucket(FOLDER) or (
+    workflow.storage_settings.default_storage_provider is not None
+)
+S3 = workflow.storage_provider_settings.get("s3")
+if S3 is not None and S3.get_settings(None) is not None:
+    expose_s3_settings(S3.get_settings(None).endpoint_url, S3.get_settings(None).region)
+
+
 ADAPTED = CONFIG.few_shot.adapted if FEW_SHOT else {}
 BACKBONES = list(dict.fromkeys(model.backbone for model in ADAPTED.values()))
 # A backbone without a text tower has nothing that its patches could be compared with.
@@ -80,6 +101,12 @@ TEXT_BACKBONES = [name for name in BACKBONES if CONFIG.vlm.backbones[name].has_t
 SIMILARITY = [f"similarity_maps-{name}" for name in TEXT_BACKBONES]
 FEW_SHOT_CURVES = ["few_shot_curves", "few_shot_confusion", "few_shot_reliability"]
 PHANTOM_VLM = any(CONFIG.vlm.backbones[name].is_phantom for name in BACKBONES)
+
+try:
+    if TEXT_BACKBONES:
+        check_labels(CONFIG)
+except GlomflowError as error:
+    raise WorkflowError(f"config: {error}") from None
 
 
 wildcard_constraints:
@@ -100,6 +127,11 @@ def result(path):
     return f"{R}/{path}"
 
 
+def phantom(path):
+    """A file of the phantom cohort, which stays here wherever the results go."""
+    return local(result(f"phantom/{path}"))
+
+
 def cohort_folder(wildcards):
     """The folder that paths in the sheets are relative to."""
     return FOLDER
@@ -115,7 +147,7 @@ def sheet_rows(wildcards):
     """Digest of the rows of the image sheet that belong to a shard."""
     if PHANTOM:
         return "phantom"
-    return shard_rows(sheets()[-1:], int(wildcards.shard), CONFIG.run.shards)
+    return shard_rows(sheet_files()[-1:], int(wildcards.shard), CONFIG.run.shards)
 
 
 def cohort_params():
@@ -140,7 +172,17 @@ def stain_targets(wildcards):
 
 def fingerprint(wildcards):
     """Sizes and times of a shard's image files, so that a changed file reruns its shard."""
+    if SHEETS_ONLY:
+        return stored_fingerprint(int(wildcards.shard))
     return FINGERPRINTS.of(f"{R}/cohort/images/{wildcards.shard}.parquet")
+
+
+def stored_fingerprint(shard=None):
+    """The same where the shards' tables are in storage, or the images in a bucket."""
+    try:
+        return sheet_fingerprint(sheet_files()[-1], FOLDER, CONFIG.run.shards, shard)
+    except GlomflowError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def dump(section):
@@ -238,23 +280,95 @@ def subset_files(what, wildcards):
     return expand(pattern, model=models, fold=fold, seed=SEEDS)
 
 
+def sheet_names():
+    """File names of the sheets that a cohort is described by; that of the images is the last."""
+    if CONFIG.cohort.source == "crops":
+        return [CONFIG.cohort.labels]
+    if PHANTOM:
+        return ["patients.csv", "images.csv"]
+    return [CONFIG.cohort.patients, CONFIG.cohort.images]
+
+
 def sheets():
-    """The sheets that a cohort is described by."""
-    names = (
-        [CONFIG.cohort.labels]
-        if CONFIG.cohort.source == "crops"
-        else (
-            ["patients.csv", "images.csv"]
-            if PHANTOM
-            else [CONFIG.cohort.patients, CONFIG.cohort.images]
+    """The sheets as inputs."""
+    if PHANTOM:
+        return [phantom(name) for name in sheet_names()]
+    find_sheets()
+    if is_bucket(FOLDER):
+        return [storage.s3(f"{FOLDER}/{name}") for name in sheet_names()]
+    return [local(f"{FOLDER}/{name}") for name in sheet_names()]
+
+
+@functools.cache
+def find_sheets():
+    """Stops before any job if a sheet is missing."""
+    try:
+        require_sheets(FOLDER, sheet_names())
+    except GlomflowError as error:
+        raise WorkflowError(str(error)) from None
+
+
+@functools.cache
+def sheet_files():
+    """The sheets as files that can be read while the workflow starts."""
+    if not is_bucket(FOLDER):
+        return [f"{FOLDER}/{name}" for name in sheet_names()]
+    find_sheets()
+    scratch = Path(SCRATCH.name)
+    for name in sheet_names():
+        bucket_at(FOLDER).fetch(name, scratch / name)
+    return [str(scratch / name) for name in sheet_names()]
+
+
+def addressed():
+    """The files of each shard that the sheet gives an address for."""
+    if PHANTOM:
+        return {}
+    try:
+        found = downloads_by_shard(sheet_files()[-1], FOLDER, CONFIG.run.shards)
+    except GlomflowError as error:
+        raise WorkflowError(str(error)) from None
+    return {f"{shard:04d}": files for shard, files in sorted(found.items())}
+
+
+def fetched(shard):
+    """What is noted of a shard's fetched files; it lies beside the cohort's other local files."""
+    return result(f"fetched/{shard}.json")
+
+
+def fetched_manifest(wildcards):
+    """The same as an input, where a shard has such files."""
+    return [local(fetched(wildcards.shard))] if wildcards.shard in ADDRESSED else []
+
+
+def fetched_manifests():
+    """Those of all shards."""
+    return [local(fetched(shard)) for shard in ADDRESSED]
+
+
+def still_to_fetch():
+    """The shards whose files are not all in place; no others have a rule that fetches."""
+    try:
+        shards = [
+            shard
+            for shard, files in ADDRESSED.items()
+            if not is_fetched(files, FOLDER, fetched(shard))
+        ]
+    except GlomflowError as error:
+        raise WorkflowError(str(error)) from None
+    absent = [one for shard in shards for one in missing(ADDRESSED[shard], FOLDER)]
+    if absent and CONFIG.run.offline:
+        raise WorkflowError(
+            f"run.offline is true, and {len(absent)} files of {sheet_names()[-1]} are still to be fetched "
+            f"(row {absent[0].row}: {absent[0].url}); set run.offline: false, or put them into {FOLDER}"
         )
-    )
-    if not PHANTOM:
-        try:
-            require_sheets(FOLDER, names)
-        except CohortError as error:
-            raise WorkflowError(str(error)) from None
-    return [f"{FOLDER}/{name}" for name in names]
+    return shards
+
+
+def addresses(wildcards):
+    """The files of a shard that have to be fetched."""
+    absent = missing(ADDRESSED[wildcards.shard], FOLDER)
+    return [storage.http(one.url) for one in absent]
 
 
 def stain_reference():
@@ -263,6 +377,8 @@ def stain_reference():
     if PHANTOM or stain.method == "none" or stain.target != "reference":
         return []
     advice = "write its path relative to the cohort folder"
+    if is_bucket(FOLDER):
+        return [storage.s3(f"{FOLDER}/{name}") for name in stain.reference_images]
     return [
         existing("imaging.stain.reference", Path(FOLDER) / name, advice)
         for name in stain.reference_images
@@ -320,6 +436,8 @@ def finder_settings(*keys):
 
 def finder_fingerprint(wildcards):
     """Sizes and times of the fields that a finder learns from."""
+    if SHEETS_ONLY:
+        return stored_fingerprint()
     return FINGERPRINTS.of(f"{R}/finder/training/{wildcards.finder}.parquet")
 
 
@@ -332,7 +450,7 @@ def existing(key, path, advice):
     """A file that the configuration names; stops before any job if it is not there."""
     if not path.is_file():
         raise WorkflowError(f"config: {key}: there is no file {path}; {advice}")
-    return str(path)
+    return local(str(path))
 
 
 def trained(pattern, models=MODELS):
@@ -370,7 +488,7 @@ def left_out_sites():
     if folds.sites or PHANTOM:
         return folds.sites or [site.name for site in PHANTOM_SITES]
     try:
-        return sheet_sites(sheets()[0])
+        return sheet_sites(sheet_files()[0])
     except CohortError as error:
         raise WorkflowError(str(error)) from None
 
@@ -381,6 +499,8 @@ def search_results(wildcards):
     return [result(name)] if SEARCH else []
 
 
+ADDRESSED = addressed()
+UNFETCHED = still_to_fetch()
 FOLDS = list(range(CONFIG.folds.count(left_out_sites()))) if DIAGNOSIS else []
 RUNS = [(model, fold, seed) for model in MODELS for fold in FOLDS for seed in SEEDS]
 
@@ -507,7 +627,7 @@ def report_inputs():
     files["stain_profiles"] = expand(f"{R}/stain/{{shard}}.parquet", shard=SHARDS)
     shown = [f"{R}/figures/{name}.png" for name in PICTURES]
     if PHANTOM:
-        files["phantom"] = f"{R}/phantom/phantom.json"
+        files["phantom"] = phantom("phantom.json")
     if DIAGNOSIS:
         files["folds"] = f"{R}/folds/folds.parquet"
         files["folds_json"] = f"{R}/folds/folds.json"
@@ -597,7 +717,8 @@ def frozen_files(pattern):
 
 def draw_settings():
     """What the draws of slides and labelled glomeruli depend on."""
-    return CONFIG.few_shot.model_dump(mode="json", exclude={"adapted", "methods", "l2"})
+    unread = {"adapted", "ensembles", "methods", "l2"}
+    return CONFIG.few_shot.model_dump(mode="json", exclude=unread)
 
 
 def backbone_inputs(wildcards):
@@ -617,7 +738,7 @@ def backbone_inputs(wildcards):
         advice = section.access or "correct the path after 'file:'"
         if not Path(path).exists():
             raise WorkflowError(f"config: {key}: there is no {path}; {advice}")
-        files["weights"] = [path]
+        files["weights"] = [local(path)]
     return files
 
 
@@ -642,7 +763,28 @@ def prompt_files():
         raise WorkflowError(
             f"config: vlm.labels.folder: there is no folder {folder}; correct the path"
         )
-    return sorted(map(str, Path(folder).glob("*.txt")))
+    return [local(str(path)) for path in sorted(Path(folder).glob("*.txt"))]
+
+
+def checked_prompts(wildcards):
+    """The checked prompts of a backbone, if it has a text tower."""
+    if wildcards.backbone not in TEXT_BACKBONES:
+        return []
+    return result("vlm/{backbone}/prompts.json")
+
+
+def prompt_settings(backbone):
+    """What checking the prompts of a backbone depends on."""
+    section = dump(CONFIG.vlm.backbones[backbone])
+    return {
+        "run": {"offline": CONFIG.run.offline},
+        "few_shot": {"classes": CONFIG.few_shot.classes},
+        "vlm": {
+            "labels": dump(CONFIG.vlm.labels),
+            "backbones": {backbone: section},
+            "pretraining": dump(CONFIG.vlm.pretraining),
+        },
+    }
 
 
 def vlm_settings(backbone, models=()):
@@ -653,7 +795,8 @@ def vlm_settings(backbone, models=()):
     few_shot, vlm = {"classes": CONFIG.few_shot.classes}, {}
     settings = {"run": {"offline": CONFIG.run.offline}}
     if models:
-        few_shot = CONFIG.few_shot.model_dump(mode="json", exclude={"methods", "l2"})
+        unread = {"ensembles", "methods", "l2"}
+        few_shot = CONFIG.few_shot.model_dump(mode="json", exclude=unread)
         few_shot["adapted"] = {name: dump(ADAPTED[name]) for name in models}
         vlm = {"labels": dump(CONFIG.vlm.labels), "umap": CONFIG.vlm.umap}
         settings["run"]["seed"] = CONFIG.run.seed
@@ -705,3 +848,9 @@ def few_shot_files(what):
     for backbone, own in adapted_jobs():
         files.append(result(f"few_shot/{what}/{backbone}-{own}.parquet"))
     return files
+
+
+def ensemble_files():
+    """The predictions of ensembles, if there are any."""
+    path = result("few_shot/predictions/ensembles.parquet")
+    return [path] if CONFIG.few_shot.ensembles else []

@@ -6,7 +6,7 @@ if DIAGNOSIS:
             patients=result("cohort/patients.parquet"),
             excluded=result("folds/excluded.parquet"),
             predictions=predicted,
-            truth=result("phantom/phantom.json") if PHANTOM else [],
+            truth=phantom("phantom.json") if PHANTOM else [],
         output:
             tables=[f"{R}/metrics/{{task}}/{name}.parquet" for name in TABLES],
             settings=result("metrics/{task}/summary.json"),
@@ -91,7 +91,7 @@ if DIAGNOSIS:
             instances=trained(result("instances/{model}/fold{fold}_seed{seed}.parquet")),
             crops=store("tem", "parquet"),
             inventory=result("inventory.parquet"),
-            truth=result("phantom/phantom.json"),
+            truth=phantom("phantom.json"),
         output:
             summary=result("metrics/deposits.parquet"),
             tiles=result("metrics/deposit_tiles.parquet"),

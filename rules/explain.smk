@@ -41,7 +41,7 @@ rule explanation_checks:
         inventory=result("inventory.parquet"),
         om_index=store("om", "parquet"),
         tem_index=store("tem", "parquet"),
-        truth=result("phantom/phantom.json") if PHANTOM else [],
+        truth=phantom("phantom.json") if PHANTOM else [],
     output:
         [f"{R}/explanations/{name}.parquet" for name in EXPLANATION_TABLES],
     log:
@@ -69,7 +69,7 @@ rule figures_explanations:
         **explanation_files(),
         **picture_inputs(),
         explanation_checks=rules.explanation_checks.output,
-        phantom=result("phantom/phantom.json") if PHANTOM else [],
+        phantom=phantom("phantom.json") if PHANTOM else [],
     output:
         *figures(["explanation_panels"], "png", "Explanations"),
         *figures(EXPLANATION_CURVES, "svg", "Explanations"),

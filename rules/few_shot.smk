@@ -14,6 +14,7 @@ rule few_shot_draws:
         result("logs/few_shot_draws.log"),
     benchmark:
         result("benchmarks/few_shot_draws.tsv")
+    priority: 10
     conda:
         "../envs/glomflow.yaml"
     threads: 1
@@ -50,11 +51,42 @@ rule few_shot:
         runtime=60,
         gpu=0,
     params:
-        settings=CONFIG.few_shot.model_dump(mode="json", exclude={"adapted"}),
+        settings=CONFIG.few_shot.model_dump(
+            mode="json", exclude={"adapted", "ensembles"}
+        ),
         seed=CONFIG.run.seed,
         code=code("few_shot.py"),
     script:
         "../workflow_scripts/few_shot.py"
+
+
+if ADAPTED:
+
+    rule vlm_prompts:
+        """Check that every class that was drawn has prompts that the backbone takes."""
+        input:
+            draws=result("few_shot/draws.parquet"),
+            prompts=prompt_files(),
+        output:
+            prompts=result("vlm/{backbone}/prompts.json"),
+        log:
+            result("logs/vlm_prompts/{backbone}.log"),
+        benchmark:
+            result("benchmarks/vlm_prompts/{backbone}.tsv")
+        priority: 10
+        conda:
+            "../envs/glomflow.yaml"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=30,
+            gpu=0,
+        params:
+            settings=lambda wildcards: prompt_settings(wildcards.backbone),
+            backbone="{backbone}",
+            code=code("vlm_prompts.py"),
+        script:
+            "../workflow_scripts/vlm_prompts.py"
 
 
 if PHANTOM_VLM:
@@ -119,6 +151,7 @@ if ADAPTED:
             index=result("vlm/{backbone}/features.parquet"),
             draws=result("few_shot/draws.parquet"),
             prompts=prompt_files(),
+            checked=checked_prompts,
         output:
             predictions=result("few_shot/predictions/{backbone}-{adapted}.parquet"),
             geometry=result("few_shot/geometry/{backbone}-{adapted}.parquet"),
@@ -174,10 +207,36 @@ if ADAPTED:
             "../workflow_scripts/vlm_similarity_maps.py"
 
 
+if CONFIG.few_shot.ensembles:
+
+    rule few_shot_ensembles:
+        """Average the probabilities of several methods."""
+        input:
+            predictions=few_shot_files("predictions"),
+        output:
+            predictions=result("few_shot/predictions/ensembles.parquet"),
+        log:
+            result("logs/few_shot_ensembles.log"),
+        benchmark:
+            result("benchmarks/few_shot_ensembles.tsv")
+        conda:
+            "../envs/glomflow.yaml"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=30,
+            gpu=0,
+        params:
+            members=CONFIG.few_shot.ensembles,
+            code=code("few_shot_ensembles.py"),
+        script:
+            "../workflow_scripts/few_shot_ensembles.py"
+
+
 rule few_shot_metrics:
     """Mean, spread and intervals of the few-shot runs, respecting slides."""
     input:
-        predictions=few_shot_files("predictions"),
+        predictions=few_shot_files("predictions") + ensemble_files(),
         geometry=few_shot_files("geometry"),
         draws=result("few_shot/draws.parquet"),
     output:

@@ -2,6 +2,7 @@ rule figures_images:
     """Draw what the cohort and its crops look like."""
     input:
         **picture_inputs(),
+        thumbnails=expand(result("inventory/thumbnails/{shard}"), shard=SHARDS),
     output:
         *figures(PICTURES, "png", "Images"),
     log:
@@ -181,11 +182,12 @@ rule report:
     input:
         **report_inputs(),
     output:
-        report(
+        page=report(
             result("report.html"),
             caption="../rules/captions/report.rst",
             category="Report",
         ),
+        costs=result("costs.parquet"),
     log:
         result("logs/report.log"),
     benchmark:
@@ -200,6 +202,7 @@ rule report:
     params:
         config=dump(CONFIG),
         runs=RUNS if DIAGNOSIS else [],
+        results=lambda wildcards, output: str(Path(output.page).parent),
         code=code("report.py"),
     script:
         "../workflow_scripts/report.py"

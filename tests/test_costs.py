@@ -1,104 +1,93 @@
-"""Estimates from the measured costs of a run."""
+"""What jobs took, from the records that Snakemake keeps."""
+
+import math
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from glomflow.cli import main
-from glomflow.costs import Cost, costs_table, estimate, estimate_table, measured_costs
+from glomflow.costs import JOB_COSTS, read_record, write_costs
 from glomflow.errors import GlomflowError
-from glomflow.tables import CROPS, INVENTORY, write_table
+from glomflow.run_plan import write_plan
+from glomflow.tables import read_table
+
+HEAD = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
+LONG = "93784.50\t1 day, 2:03:04\t2500.25\t4e3\t1\t1\t0.1\t0.2\t98.5\t90000.75\n"
 
 
-def rows(schema, count: int, **values) -> pd.DataFrame:
-    blank = {"string": "", "float64": 0.0, "int64": 0, "bool": False}
-    frame = pd.DataFrame({name: [blank[spec.dtype]] * count for name, spec in schema.items()})
-    return frame.assign(**values)
+def record(path, *rows: str, head: str = HEAD):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(head + "".join(rows))
+    return path
 
 
-@pytest.fixture
-def results(tmp_path):
-    """Two patients with an OM image and three TEM images in two shards, as a run leaves them."""
-    modality = ["OM", "TEM", "TEM", "TEM"] * 2
-    images = rows(INVENTORY, 8, patient=["p"] * 4 + ["q"] * 4, modality=modality, status="ok")
-    write_table(tmp_path / "inventory.parquet", images, INVENTORY)
-    times = {
-        "ingest": 4.0,
-        "stain_profiles": 1.0,
-        "glomerulus_crops": 3.0,
-        "tem_tiles": 6.0,
-        "features/om": 5.0,
+def job(number: int, rule: str, gpus: int = 0, **wildcards: str) -> dict:
+    name = "_".join([rule, *wildcards.values()])
+    return {
+        "id": number,
+        "rule": rule,
+        "wildcards": wildcards,
+        "outputs": [],
+        "log": f"results/logs/{name}.log",
+        "benchmark": f"results/benchmarks/{name}.tsv",
+        "threads": 1,
+        "gpus": gpus,
+        "needed": False,
     }
-    for name, seconds in times.items():
-        for shard in range(2):
-            path = tmp_path / "benchmarks" / name / f"{shard:04d}.tsv"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"s\tcpu_time\n{seconds}\t{seconds / 2}\n", encoding="utf-8")
-    for fold in range(5):
-        path = tmp_path / "benchmarks" / "train" / f"fold{fold}.tsv"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("s\tcpu_time\n36.0\t18.0\n", encoding="utf-8")
-    for shard in range(2):
-        for folder, size in (("inventory", 80), ("crops/om", 5000), ("crops/tem", 300)):
-            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-            (tmp_path / folder / f"{shard:04d}.npy").write_bytes(b"0" * size)
-        write_table(tmp_path / "crops" / "om" / f"{shard:04d}.parquet", rows(CROPS, 5), CROPS)
-        (tmp_path / "features" / "om").mkdir(parents=True, exist_ok=True)
-        np.save(tmp_path / "features" / "om" / f"{shard:04d}.npy", np.zeros((5, 936), np.uint8))
-    return tmp_path
 
 
-def test_costs_of_a_run(results) -> None:
-    costs = {cost.stage: cost for cost in measured_costs(results)}
-    assert list(costs) == ["ingest", "stain_profiles", "glomerulus_crops", "tem_tiles", "features", "train"]
-    assert costs["ingest"] == Cost("ingest", "image", 4.0, 1.0, 20.0, True)
-    assert costs["stain_profiles"] == Cost("stain_profiles", "OM image", 1.0, 1.0, 0.0, True)
-    assert costs["tem_tiles"] == Cost("tem_tiles", "TEM image", 3.0, 2.0, 100.0, True)
-    assert costs["features"] == Cost("features", "crop", 5.0, 1.0, 961.6, False)
-    assert costs["train"] == Cost("train", "patient", 1.0, 90.0, 0.0, False, 5)
-    halved = {cost.stage: cost.seconds for cost in measured_costs(results, "cpu_time")}
-    assert halved == {stage: cost.seconds / 2 for stage, cost in costs.items()}
+def test_a_record(tmp_path) -> None:
+    assert read_record(record(tmp_path / "a.tsv", LONG)) == (93784.5, 90000.75, 2500.25)
 
 
-def test_the_command_prints_both_tables(results, capsys) -> None:
-    assert main(["costs", str(results), "--patients", "1000", "--workers", "10"]) == 0
-    printed = capsys.readouterr().out
-    assert "| `tem_tiles` | TEM image | 3.0 | 2.000 | 0.1 |" in printed
-    assert "| patients | pixels per image | core hours | hours on 10 cores | GB of results |" in printed
+def test_repeats_add_up_in_time_and_not_in_memory(tmp_path) -> None:
+    rows = ("10.0\t0\t100.0\t\t\t\t\t\t\t8.0\n", "12.5\t0\t90.0\t\t\t\t\t\t\t9.0\n")
+    assert read_record(record(tmp_path / "a.tsv", *rows)) == (22.5, 17.0, 100.0)
 
 
-def test_an_unfinished_run_is_named(results) -> None:
-    for path in (results / "benchmarks" / "ingest").iterdir():
-        path.unlink()
-    with pytest.raises(
-        GlomflowError, match="benchmarks/ingest: no benchmark of rule ingest; name the results"
-    ):
-        measured_costs(results)
+@pytest.mark.parametrize("missing", ["NA", "-", ""])
+def test_a_job_too_short_to_be_measured(tmp_path, missing) -> None:
+    row = f"0.2\t0:00:00\t{missing}\tNA\tNA\tNA\tNA\tNA\tNA\t{missing}\n"
+    seconds, cpu, memory = read_record(record(tmp_path / "a.tsv", row))
+    assert seconds == 0.2
+    assert math.isnan(cpu)
+    assert math.isnan(memory)
 
 
-COSTS = [
-    Cost("ingest", "image", 7.0, 0.9, 2e6, True),
-    Cost("features", "crop", 20.0, 0.36, 1e6, False),
-    Cost("train", "patient", 1.0, 3.6, 0.0, False, 5),
-]
+def test_the_extended_format_is_read(tmp_path) -> None:
+    head = HEAD.rstrip("\n") + "\tjobid\trule_name\n"
+    path = record(tmp_path / "a.tsv", LONG.rstrip("\n") + "\t3\tingest\n", head=head)
+    assert read_record(path)[0] == 93784.5
 
 
-@pytest.mark.parametrize(
-    ("workers", "pixels", "expected"),
-    [
-        (1, 1.0, {"cpu_hours": 17.1 / 3.6, "hours": 17.1 / 3.6, "gigabytes": 34.0}),
-        (10, 1.0, {"cpu_hours": 17.1 / 3.6, "hours": 0.375 + 0.2, "gigabytes": 34.0}),
-        (10, 4.0, {"cpu_hours": 36.0 / 3.6, "hours": 0.9 + 0.2, "gigabytes": 34.0}),
-    ],
-)
-def test_estimates(workers, pixels, expected) -> None:
-    assert estimate(COSTS, 1000, workers=workers, pixels=pixels) == pytest.approx(expected)
-    double = estimate(COSTS, 2000, workers=workers, pixels=pixels)
-    assert double == pytest.approx({name: 2 * value for name, value in expected.items()})
+@pytest.mark.parametrize("text", ["", "a\tb\n1\t2\n", "s\ts2\nlong\t1\n"])
+def test_a_damaged_record_is_an_error(tmp_path, text) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text(text)
+    with pytest.raises(GlomflowError, match=r"a\.tsv: .*delete"):
+        read_record(path)
 
 
-def test_tables() -> None:
-    assert costs_table(COSTS[:1]).splitlines()[-1] == "| `ingest` | image | 7.0 | 0.900 | 2000.0 |"
-    lines = estimate_table(COSTS, [1000, 100_000], workers=10, pixels=[1, 4]).splitlines()
-    assert lines[2] == "| 1,000 | x 1 | 4.8 | 0.6 | 34.0 |"
-    assert lines[-1] == "| 100,000 | x 4 | 1,000.0 | 110.0 | 3,400.0 |"
+def test_costs_are_those_of_the_plan(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = tmp_path / "results"
+    jobs = [
+        job(1, "train", gpus=2, model="om", fold="0", seed="0"),
+        job(2, "ingest", shard="0000"),
+        job(3, "report"),
+    ]
+    write_plan("results", jobs, [])
+    record(results / "benchmarks/train_om_0_0.tsv", LONG)
+    record(results / "benchmarks/report.tsv", LONG)
+    record(results / "benchmarks/train_stale_0_0.tsv", LONG)
+    frame = write_costs(results, results / "costs.parquet")
+    assert frame["job"].tolist() == ["train om, fold 0, seed 0", "open images, shard 0000"]
+    assert frame["stage"].tolist() == ["training", "images"]
+    assert frame["gpus"].tolist() == [2, 0]
+    np.testing.assert_array_equal(frame["seconds"], [93784.5, np.nan])
+    written = read_table(results / "costs.parquet", JOB_COSTS)
+    assert written.to_dict("list")["record"] == frame["record"].tolist()
+
+
+def test_without_a_plan_there_are_no_costs(tmp_path) -> None:
+    assert write_costs(tmp_path, tmp_path / "costs.parquet").empty
+    assert read_table(tmp_path / "costs.parquet", JOB_COSTS).empty

@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
+from glomflow.cohort.bucket import cohort_files
 from glomflow.jobs import job
 
 
-def read(params):
+def read(params, folder: Path):
     from glomflow.cohort.source import read_source
     from glomflow.config import Cohort
 
     return read_source(
         Cohort(**params.settings),
-        Path(params.folder),
+        folder,
         n_splits=params.n_splits,
         shards=params.shards,
         diagnosis=params.diagnosis,
@@ -19,11 +20,11 @@ def read(params):
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads), cohort_files(snakemake.params.folder) as folder:
         from glomflow.cohort.sheets import shards_advice
         from glomflow.tables import IMAGES, PATIENTS, write_table
 
-        patients, images = read(snakemake.params)
+        patients, images = read(snakemake.params, folder)
         write_table(snakemake.output.patients, patients, PATIENTS)
         write_table(snakemake.output.images, images, IMAGES)
         print(f"{len(patients)} patients, {len(images)} images, {snakemake.params.shards} shards")

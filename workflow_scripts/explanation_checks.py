@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from glomflow.cohort.bucket import cohort_files
 from glomflow.jobs import job
 
 
-def check(files, params):
+def check(files, params, folder: Path):
     import pandas as pd
 
     from glomflow.config import Config
@@ -27,12 +28,12 @@ def check(files, params):
         images=read_table(files.images, IMAGES),
         inventory=read_table(files.inventory, INVENTORY),
         truth=Path(files.truth) if files.truth else None,
-        folder=Path(params.folder),
+        folder=folder,
     )
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
-        checks = check(snakemake.input, snakemake.params)
+    with job(snakemake.log[0], snakemake.threads), cohort_files(snakemake.params.folder) as folder:
+        checks = check(snakemake.input, snakemake.params, folder)
         checks.write(Path(snakemake.output[0]).parent)
         print(checks.summary.to_string(index=False))

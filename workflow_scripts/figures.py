@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from glomflow.cohort.bucket import cohort_files
 from glomflow.jobs import job
 
 
-def draw(files: dict, params, outputs) -> None:
+def draw(files: dict, params, outputs, folder: Path) -> None:
     from glomflow.config import Config
     from glomflow.report.gallery import draw_figure
     from glomflow.report.job_inputs import inputs_from_files
@@ -14,7 +15,7 @@ def draw(files: dict, params, outputs) -> None:
     inputs = inputs_from_files(
         files,
         params.get("runs", ()),
-        cohort_folder=params.get("folder"),
+        cohort_folder=folder,
         thumbnails=params.get("thumbnails"),
     )
     config = Config(**params.config)
@@ -23,5 +24,8 @@ def draw(files: dict, params, outputs) -> None:
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
-        draw(dict(snakemake.input.items()), snakemake.params, snakemake.output)
+    with (
+        job(snakemake.log[0], snakemake.threads),
+        cohort_files(snakemake.params.get("folder", ".")) as folder,
+    ):
+        draw(dict(snakemake.input.items()), snakemake.params, snakemake.output, folder)

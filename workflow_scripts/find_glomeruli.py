@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from glomflow.cohort.bucket import cohort_files
 from glomflow.jobs import job
 
 
@@ -34,12 +35,13 @@ def search(inputs, folder: Path, settings: dict, finders: list[str], out: Path, 
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads, snakemake.resources.gpu):
+    gpus = snakemake.resources.gpu
+    with job(snakemake.log[0], snakemake.threads, gpus), cohort_files(snakemake.params.folder) as folder:
         from glomflow.tables import FOUND, SEARCHED, write_table
 
         searched, found = search(
             snakemake.input,
-            Path(snakemake.params.folder),
+            folder,
             snakemake.params.settings,
             snakemake.params.finders,
             Path(snakemake.output.outlines),

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from glomflow.cohort.bucket import cohort_files
 from glomflow.jobs import job
 
 
@@ -37,13 +38,13 @@ def detections(inputs, folder: Path):
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads), cohort_files(snakemake.params.folder) as folder:
         from glomflow.config import Evaluation
         from glomflow.evaluation.detection_summary import finder_summary
         from glomflow.tables import FINDER_FOLDS, read_table
 
         summary = finder_summary(
-            list(detections(snakemake.input, Path(snakemake.params.folder))),
+            list(detections(snakemake.input, folder)),
             read_table(snakemake.input.folds, FINDER_FOLDS),
             Evaluation(**snakemake.params.settings),
             seed=snakemake.params.seed,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from glomflow.cohort.bucket import cohort_files
 from glomflow.jobs import job
 
 
@@ -43,11 +44,11 @@ def crop(inputs, outputs, folder: Path, settings: dict, stain: dict) -> int:
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads), cohort_files(snakemake.params.folder) as folder:
         count = crop(
             snakemake.input,
             snakemake.output,
-            Path(snakemake.params.folder),
+            folder,
             snakemake.params.settings,
             snakemake.params.stain,
         )

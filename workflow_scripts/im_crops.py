@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from glomflow.cohort.bucket import cohort_files
 from glomflow.jobs import job
 
 
@@ -16,13 +17,13 @@ def crop(images: Path, inventory: Path, folder: Path, settings: dict):
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads), cohort_files(snakemake.params.folder) as folder:
         from glomflow.imaging.crop_store import write_store
 
         crops, index = crop(
             Path(snakemake.input.images),
             Path(snakemake.input.inventory),
-            Path(snakemake.params.folder),
+            folder,
             snakemake.params.settings,
         )
         write_store(snakemake.output.crops, snakemake.output.index, crops, index)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from glomflow.cohort.bucket import cohort_files
 from glomflow.jobs import job
 
 
@@ -33,13 +34,13 @@ def ingest(
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads), cohort_files(snakemake.params.folder) as folder:
         from glomflow.imaging.inventory import report_problems
         from glomflow.tables import INVENTORY, write_table
 
         inventory = ingest(
             Path(snakemake.input.images),
-            Path(snakemake.params.folder),
+            folder,
             snakemake.params.settings,
             snakemake.params.quality,
             snakemake.params.allow_anisotropic,

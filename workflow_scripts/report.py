@@ -15,6 +15,10 @@ def write(files: dict, runs, config: dict, out: Path) -> None:
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):
-        params = snakemake.params
-        write(dict(snakemake.input.items()), params.runs, params.config, Path(snakemake.output[0]))
-        print(f"wrote {snakemake.output[0]}")
+        from glomflow.costs import write_costs
+
+        params, output = snakemake.params, snakemake.output
+        costs = write_costs(Path(params.results), Path(output.costs))
+        files = {**dict(snakemake.input.items()), "costs": output.costs}
+        write(files, params.runs, params.config, Path(output.page))
+        print(f"wrote {output.page}; time and memory of {len(costs)} jobs in {output.costs}")

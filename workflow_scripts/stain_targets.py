@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from glomflow.cohort.bucket import cohort_files
 from glomflow.jobs import job
 
 
@@ -29,14 +30,14 @@ def choose(images: Path, profiles, folder: Path, settings: dict, training: Path 
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads), cohort_files(snakemake.params.folder) as folder:
         from glomflow.tables import STAIN_PROFILES, write_table
 
         table = snakemake.input.get("table")
         targets = choose(
             Path(snakemake.input.images),
             snakemake.input.profiles,
-            Path(snakemake.params.folder),
+            folder,
             snakemake.params.settings,
             Path(table) if table else None,
         )

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from glomflow.cohort.bucket import cohort_files
 from glomflow.jobs import job
 
 
@@ -24,13 +25,14 @@ def train(table: Path, folder: Path, settings: dict, seed: int, offline: bool, f
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads, snakemake.resources.gpu):
+    gpus = snakemake.resources.gpu
+    with job(snakemake.log[0], snakemake.threads, gpus), cohort_files(snakemake.params.folder) as folder:
         from glomflow.training.finder_types import FinderFiles
         from glomflow.training.seeds import derive_seed
 
         train(
             Path(snakemake.input.table),
-            Path(snakemake.params.folder),
+            folder,
             snakemake.params.settings,
             derive_seed(snakemake.params.seed, "finder", snakemake.wildcards.finder),
             snakemake.params.offline,

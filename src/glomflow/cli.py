@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     annotations.add_argument("source", type=Path, help="annotation file")
     annotations.add_argument("--image", type=Path, required=True, help="the image that was annotated")
     annotations.add_argument("--out", type=Path, required=True, help="GeoJSON file to write")
-    costs = commands.add_parser("costs", help="estimate from a finished run what larger cohorts will take")
+    costs = commands.add_parser("estimate", help="estimate from a finished run what larger cohorts will take")
     costs.add_argument("results", type=Path, help="results folder of a finished run")
     costs.add_argument("--patients", type=int, nargs="+", default=[1000, 10_000, 100_000], help="cohorts")
     costs.add_argument("--workers", type=int, default=64, help="jobs that run at a time")
@@ -42,6 +42,13 @@ def _parser() -> argparse.ArgumentParser:
         default="s",
         help="wall or processor time of the run's benchmarks",
     )
+    status = commands.add_parser(
+        "status", help="say how far a run is: beside it, after it, or from a copy of its results"
+    )
+    status.add_argument("results", type=Path, nargs="?", default=Path("results"), help="results folder")
+    status.add_argument("--json", action="store_true", help="print JSON, for programs")
+    status.add_argument("--lines", type=int, default=5, help="last lines shown of each log (default: 5)")
+    status.add_argument("--watch", type=float, metavar="SECONDS", help="look again until the run ends")
     commands.add_parser("formats", help="list the image formats that can be read, and what each one needs")
     return parser
 
@@ -59,13 +66,20 @@ def _run(arguments: argparse.Namespace) -> None:
 
         print(convert_annotations(arguments.source, arguments.image, arguments.out))
         return
+    if arguments.command == "status":
+        from glomflow.status import show_status
+
+        show_status(
+            arguments.results, as_json=arguments.json, log_lines=arguments.lines, watch=arguments.watch
+        )
+        return
     if arguments.command == "formats":
         from glomflow.imaging.readers.formats import format_table
 
         print(format_table())
         return
-    if arguments.command == "costs":
-        from glomflow.costs import costs_table, estimate_table, measured_costs
+    if arguments.command == "estimate":
+        from glomflow.estimates import costs_table, estimate_table, measured_costs
 
         costs = measured_costs(arguments.results, arguments.time)
         told = {"workers": arguments.workers, "pixels": arguments.pixels}
@@ -91,13 +105,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the command's name; those of the process by default.
 
     Returns:
-        0 if all went well, 1 after an error that the message explains.
+        0 if all went well, 1 after an error that the message explains, 130 if it was interrupted.
     """
     try:
         _run(_parser().parse_args(arguments))
     except GlomflowError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -61,7 +61,14 @@ class Run(Section):
         False, description="Stop at the first image that cannot be used, instead of reporting it at the end."
     )
     offline: bool = Field(
-        True, description="Never reach for the internet: weights come from files or packages."
+        True,
+        description="Never reach for the internet: weights come from files or packages, and images that the "
+        "sheets give addresses for have to be there.",
+    )
+    container: str | None = Field(
+        None,
+        description="Container image that jobs run in with `--sdm apptainer`: a `.sif` file or an address "
+        "such as `docker://registry/glomflow:0.1.0`, see docs/environments.md.",
     )
 
 
@@ -75,7 +82,9 @@ class Cohort(Section):
         "with a `labels.csv`.",
     )
     folder: str | None = Field(
-        None, description="Folder of the sheets and the images; needed for `sheets` and `crops`."
+        None,
+        description="Folder of the sheets and the images; needed for `sheets` and `crops`. "
+        "`s3://bucket/path` is read from a bucket ([storage.md](storage.md)).",
     )
     patients: str = Field("patients.csv", description="Sheet of patients, in `folder` (source `sheets`).")
     images: str = Field("images.csv", description="Sheet of images, in `folder` (source `sheets`).")
@@ -264,11 +273,38 @@ class FewShot(Section):
         {},
         description="Adapted vision-language models by name; they run on the same draws as `methods`.",
     )
+    ensembles: dict[Name, list[str]] = Field(
+        {},
+        description="Ensembles by name: methods and adapted models whose log probabilities are averaged, "
+        "each with the same say, such as `both: [probe, colour_texture]`.",
+    )
 
     @property
     def names(self) -> list[str]:
         """Methods and adapted models, in the order of the tables; the first is compared with the others."""
-        return [*self.methods, *self.adapted]
+        return [*self.methods, *self.adapted, *self.ensembles]
+
+    @model_validator(mode="after")
+    def _ensembles_have_members(self) -> Self:
+        known = [*self.methods, *self.adapted]
+        for name, members in self.ensembles.items():
+            if name in known:
+                raise ValueError(f"ensembles.{name}: '{name}' is a method or a model as well; rename it")
+            stray = [member for member in members if member not in known]
+            if stray:
+                raise ValueError(
+                    f"ensembles.{name}: '{stray[0]}' is not among methods and adapted "
+                    f"({', '.join(known)}); "
+                    "add it there or correct the name"
+                )
+            if len(set(members)) < 2 or len(set(members)) < len(members):
+                raise ValueError(f"ensembles.{name}: name two or more different methods or adapted models")
+            frozen = [m for m in members if m in self.adapted and self.adapted[m].method == "zero_shot"]
+            if frozen and len(frozen) < len(members):
+                raise ValueError(
+                    f"ensembles.{name}: {frozen[0]} has 0 shots and the others have more; take it out"
+                )
+        return self
 
     @model_validator(mode="after")
     def _adapted_can_be_run(self) -> Self:

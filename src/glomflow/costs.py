@@ -1,174 +1,122 @@
-"""What a larger cohort will take, from the measured costs of a run that is finished.
+"""What a run took: the records that Snakemake keeps of jobs, gathered into a table.
 
-Every rule leaves its time in ``benchmarks/``; numbers of images and crops and sizes of files are in the
-results. The costs include the start of each job, so that they hold for shards of about the same size.
+A record (``benchmark:`` of a rule) is written when a job ends well. It is no declared input of anything: a
+record that is lost must not repeat a training. The jobs are those of the run's plan, those of them that
+earlier runs did included; which records are missing can therefore be told.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import csv
+import math
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet
 
 from glomflow.errors import GlomflowError
-from glomflow.tables import INVENTORY, read_table
+from glomflow.run_plan import PLAN, PlannedJob, read_plan
+from glomflow.stages import job_words, stage_of
+from glomflow.tables import Column, Schema, write_table
 
-IMAGE_STAGES = {
-    "ingest": ("image", ("OM", "IM", "TEM")),
-    "stain_profiles": ("OM image", ("OM",)),
-    "glomerulus_crops": ("OM image", ("OM",)),
-    "im_crops": ("IM image", ("IM",)),
-    "tem_tiles": ("TEM image", ("TEM",)),
+JOB_COSTS: Schema = {
+    "stage": Column("string", "stage of the workflow, a key of glomflow.stages.STAGES"),
+    "rule": Column("string", "rule"),
+    "job": Column("string", "what the job does, in words"),
+    "record": Column("string", "its record, relative to the results folder"),
+    "threads": Column("int64", "threads that it may use"),
+    "gpus": Column("int64", "GPUs that it asked for"),
+    "seconds": Column("float64", "time from start to end, s; missing where there is no record"),
+    "cpu_seconds": Column("float64", "CPU time, user and system, until the last sample, s"),
+    "memory_mb": Column("float64", "peak resident memory of its processes, MB"),
 }
-"""Rules that read images: their unit, and the modalities that they read."""
-STORED = {
-    "ingest": "inventory",
-    "glomerulus_crops": "crops/om",
-    "im_crops": "crops/im",
-    "tem_tiles": "crops/tem",
-}
-"""What they leave on the disk."""
+"""One row per job; what Snakemake could not measure is missing."""
+
+REPORT = "report"
+"""The rule that gathers the costs, and so cannot be among them."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a stage takes.
+def read_record(path: Path) -> tuple[float, float, float]:
+    """Reads the record of a job.
 
-    Attributes:
-        stage: Name of the rule.
-        unit: What it is counted in.
-        per_patient: Units of a patient.
-        seconds: Time of a unit, s.
-        bytes: What a unit leaves on the disk.
-        reads_pixels: Whether the time grows with the size of the images.
-        jobs: Jobs at most that it runs in at a time; None where there is one per shard.
+    Args:
+        path: Table that Snakemake wrote; of several repeats, times add up.
+
+    Returns:
+        Seconds, CPU seconds and peak memory (MB); NaN for what was not measured or if there is no file.
+
+    Raises:
+        GlomflowError: The file is no such table.
     """
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            rows = list(csv.DictReader(handle, delimiter="\t"))
+    except FileNotFoundError:
+        return math.nan, math.nan, math.nan
+    except (OSError, ValueError) as error:
+        raise GlomflowError(f"{path}: cannot be read ({error}); delete it") from error
+    if not rows or "s" not in rows[0]:
+        raise GlomflowError(f"{path}: is no record of a job (no column 's'); delete it")
+    values = [[_number(row.get(name), path) for row in rows] for name in ("s", "cpu_time", "max_rss")]
+    return sum(values[0]), sum(values[1]), max(values[2])
 
-    stage: str
-    unit: str
-    per_patient: float
-    seconds: float
-    bytes: float
-    reads_pixels: bool
-    jobs: int | None = None
+
+def _number(text: str | None, path: Path) -> float:
+    if text is None or text.strip() in {"", "-", "NA"}:
+        return math.nan
+    try:
+        return float(text)
+    except ValueError as error:
+        raise GlomflowError(f"{path}: '{text}' is not a number; delete the file") from error
 
 
-def measured_costs(results: Path, column: str = "s") -> list[Cost]:
-    """Works out what each stage of a finished run took.
+def job_costs(results: Path, jobs: list[PlannedJob]) -> pd.DataFrame:
+    """Gathers the records of jobs.
 
     Args:
         results: The results folder.
-        column: Column of the benchmarks: ``s``, wall time, or ``cpu_time``, processor time, for a run on a
-            machine that others used, too.
+        jobs: The jobs of a plan.
 
     Returns:
-        The stages that grow with the cohort, in their order.
+        JOB_COSTS rows in the order of the jobs; jobs without a record have no times.
 
     Raises:
-        GlomflowError: The folder holds no finished run.
+        GlomflowError: A record is damaged.
     """
-    inventory = read_table(results / "inventory.parquet", INVENTORY)
-    patients = inventory["patient"].nunique()
-    costs = []
-    for stage, (unit, modalities) in IMAGE_STAGES.items():
-        count = int(inventory["modality"].isin(modalities).sum())
-        if count:
-            size = _size(results / STORED[stage]) if stage in STORED else 0
-            seconds, _ = _spent(results, stage, column)
-            costs.append(Cost(stage, unit, count / patients, seconds / count, size / count, True))
-    features = results / "features"
-    encoded = sum(_crops(results, path) for path in features.rglob("*.npy"))
-    if encoded:
-        seconds, _ = _spent(results, "features", column)
-        per_crop = _size(features) / encoded
-        costs.append(Cost("features", "crop", encoded / patients, seconds / encoded, per_crop, False))
-    for stage in ("train", "predict", "predict_subsets"):
-        if (results / "benchmarks" / stage).is_dir():
-            seconds, jobs = _spent(results, stage, column)
-            costs.append(Cost(stage, "patient", 1.0, seconds / patients, 0.0, False, jobs))
-    return costs
+    rows = []
+    for job in jobs:
+        seconds, cpu, memory = read_record(results / job.benchmark)
+        rows.append(
+            {
+                "stage": stage_of(job.rule),
+                "rule": job.rule,
+                "job": job_words(job.rule, job.wildcards),
+                "record": job.benchmark,
+                "threads": job.threads,
+                "gpus": job.gpus,
+                "seconds": seconds,
+                "cpu_seconds": cpu,
+                "memory_mb": memory,
+            }
+        )
+    return pd.DataFrame(rows, columns=list(JOB_COSTS))
 
 
-def estimate(costs: Sequence[Cost], patients: int, *, workers: int, pixels: float = 1.0) -> dict[str, float]:
-    """Estimates what a cohort takes, as if every stage grew in proportion.
+def write_costs(results: Path, out: Path) -> pd.DataFrame:
+    """Writes the table of what the run's jobs took, but for the report's own.
 
     Args:
-        costs: From :func:`measured_costs`.
-        patients: Patients of the cohort.
-        workers: Jobs that run at a time.
-        pixels: How many times as many pixels its images have.
+        results: The results folder.
+        out: JOB_COSTS table; without a plan (hooks switched off, no shared folder) it has no rows.
 
     Returns:
-        ``cpu_hours``; ``hours`` with these workers, one stage after the other; ``gigabytes`` (10^9 bytes) of
-        results.
+        The rows.
+
+    Raises:
+        GlomflowError: The plan or a record is damaged.
     """
-    cpu, wall, size = 0.0, 0.0, 0.0
-    for cost in costs:
-        units = cost.per_patient * patients
-        seconds = units * cost.seconds * (pixels if cost.reads_pixels else 1.0)
-        cpu += seconds
-        wall += seconds / min(workers, cost.jobs or workers)
-        size += units * cost.bytes
-    return {"cpu_hours": cpu / 3600, "hours": wall / 3600, "gigabytes": size / 1e9}
-
-
-def costs_table(costs: Sequence[Cost]) -> str:
-    """Returns the costs as a Markdown table."""
-    lines = ["| rule | unit | per patient | s per unit | kB per unit |", "| --- | --- | --- | --- | --- |"]
-    lines += [
-        f"| `{cost.stage}` | {cost.unit} | {cost.per_patient:.1f} | {cost.seconds:.3f} | "
-        f"{cost.bytes / 1e3:.1f} |"
-        for cost in costs
-    ]
-    return "\n".join(lines)
-
-
-def estimate_table(
-    costs: Sequence[Cost], cohorts: Sequence[int], *, workers: int, pixels: Sequence[float]
-) -> str:
-    """Returns the estimates of several cohorts as a Markdown table.
-
-    Args:
-        costs: From :func:`measured_costs`.
-        cohorts: Numbers of patients.
-        workers: Jobs that run at a time.
-        pixels: Factors of the images' size, each a row of its own.
-    """
-    lines = [
-        f"| patients | pixels per image | core hours | hours on {workers} cores | GB of results |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for patients in cohorts:
-        for factor in pixels:
-            found = estimate(costs, patients, workers=workers, pixels=factor)
-            lines.append(
-                f"| {patients:,} | x {factor:g} | {found['cpu_hours']:,.1f} | {found['hours']:,.1f} | "
-                f"{found['gigabytes']:,.1f} |"
-            )
-    return "\n".join(lines)
-
-
-def _spent(results: Path, stage: str, column: str) -> tuple[float, int]:
-    """Returns the time of all jobs of a rule, s, and their number."""
-    tables = sorted((results / "benchmarks" / stage).rglob("*.tsv"))
-    if not tables:
-        raise GlomflowError(
-            f"{results / 'benchmarks' / stage}: no benchmark of rule {stage}; name the results folder of a "
-            "finished run"
-        )
-    rows = [pd.read_csv(path, sep="\t") for path in tables]
-    return float(sum(row[column].sum() for row in rows)), len(tables)
-
-
-def _crops(results: Path, features: Path) -> int:
-    """Returns the number of crops that a file of features belongs to."""
-    index = results / "crops" / features.parent.name / f"{features.stem}.parquet"
-    return int(pyarrow.parquet.read_metadata(index).num_rows)
-
-
-def _size(folder: Path) -> int:
-    return sum(os.path.getsize(path) for path in folder.rglob("*") if path.is_file())
+    jobs: list[PlannedJob] = []
+    if (results / PLAN).is_file():
+        jobs = [job for job in read_plan(results).jobs if job.rule != REPORT]
+    frame = job_costs(results, jobs)
+    write_table(out, frame, JOB_COSTS)
+    return frame

@@ -66,7 +66,7 @@ def missing_companion(path: str | os.PathLike[str]) -> str:
     place = Path(path)
     if place.suffix.lower() == ".mrxs" and place.is_file() and not place.with_suffix("").is_dir():
         return f"{place.stem}/"
-    return next((name for name in _named_in_vms(place) if not (place.parent / name).is_file()), "")
+    return next((name for name in named_in_vms(place) if not (place.parent / name).is_file()), "")
 
 
 def image_parts(path: str | os.PathLike[str]) -> list[Path]:
@@ -87,7 +87,7 @@ def image_parts(path: str | os.PathLike[str]) -> list[Path]:
     companions: list[Path] = []
     if place.suffix.lower() == ".mrxs":
         companions = sorted(_below(place.with_suffix("")))
-    named = [place.parent / name for name in _named_in_vms(place)]
+    named = [place.parent / name for name in named_in_vms(place)]
     return [place, *companions, *(part for part in named if part.is_file())]
 
 
@@ -192,7 +192,8 @@ def _below(folder: Path) -> Iterator[Path]:
         yield from (Path(place) / name for name in names if name not in _NOT_OURS)
 
 
-def _named_in_vms(path: Path) -> list[str]:
+def named_in_vms(path: Path) -> list[str]:
+    """Returns the names of the files beside it that a slide in VMS or VMU is made of; else none."""
     if path.suffix.lower() not in _WITH_COMPANIONS[1:] or not path.is_file():
         return []
     text = path.read_bytes()[:100_000].decode("latin-1")

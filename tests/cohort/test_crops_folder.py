@@ -105,7 +105,7 @@ def test_missing_columns(tmp_path):
     assert problems(build(tmp_path, ["image,lesion,slides", "a/1.png,normal,S1"])) == [
         "labels.csv, row 1, column 'lesion': unknown column; the columns are image, label, slide, "
         "patient, mask, "
-        "stain, site; a column of your own must start with 'x_' ('x_lesion')",
+        "stain, site, url, sha256; a column of your own must start with 'x_' ('x_lesion')",
         "labels.csv, row 1, column 'label': the column is missing; add it to the header (the label, one of "
         "cohort.classes)",
         "labels.csv, row 1, column 'slides': unknown column; rename it to 'slide', which is missing",

@@ -122,9 +122,9 @@ def test_zero_shot_runs_without_shots_and_learns_nothing(index) -> None:
     grid = Grid(draw_shots(index, more, seed=1), index["crop"].tolist(), CLASSES, [0], seed=1)
     other, _, _ = predict_features("zero", Adapted(method="zero_shot"), grid, table, text)
     pd.testing.assert_frame_equal(rows, other)
-    assert left_out_shots("zero", "zero_shot", [0, 1]) == left_out_shots("clap", "clap", [1]) == []
-    assert left_out_shots("mine", "clap", [0, 1]) == [
-        "mine: clap learns from labelled crops, so 0 shots are left out; zero_shot runs there"
+    assert left_out_shots("zero_shot", [0, 1]) == left_out_shots("clap", [1]) == []
+    assert left_out_shots("clap", [0, 1]) == [
+        "clap learns from labelled crops, so 0 shots are left out; zero_shot runs there"
     ]
 
 

@@ -47,8 +47,8 @@ def test_golden_values(golden) -> None:
             "macro_auc": metrics.macro_auc(labels, scores),
             "macro_f1": metrics.macro_f1(labels, scores),
             "ece15": metrics.ece(labels, scores, bins=15),
-            "alignment": metrics.alignment(images, texts, labels),
-            "gap": metrics.similarity_gap(images, texts, labels),
+            "alignment": metrics.class_cosines(images, texts, labels)[0].mean(),
+            "gap": metrics.class_cosines(images, texts, labels)[1].mean(),
             "mean_margin": metrics.decision_margin(scores).mean(),
         }
         for name, value in ours.items():
@@ -134,7 +134,7 @@ def test_weights_of_another_length() -> None:
 
 def test_zero_feature_is_named() -> None:
     with pytest.raises(GlomflowError, match="text feature of row 1 is zero"):
-        metrics.alignment([[1.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]], [0])
+        metrics.class_cosines([[1.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]], [0])
 
 
 def test_ordered_metrics_by_hand() -> None:

@@ -10,11 +10,11 @@ from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from glomflow.config_vlm import VlmBackbone
+from glomflow.config_vlm import VlmBackbone, VlmPretraining
 from glomflow.errors import GlomflowError
 from glomflow.files import sha256_file
 from glomflow.models.torchvision_compat import import_torchvision
-from glomflow.models.vlm.backbone import attention_projections, load_backbone
+from glomflow.models.vlm.backbone import attention_projections, load_backbone, load_tokeniser
 from glomflow.models.vlm.open_clip_backbone import build_model
 from glomflow.models.vlm.preprocessing import Preprocessing, preprocessing_of, resize, resize_floats
 
@@ -67,6 +67,17 @@ def settings(folder: Path, description: dict, **values: object) -> VlmBackbone:
 
 def load(folder: Path, description: dict, **values: object):
     return load_backbone("small", settings(folder, description, **values), offline=True)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_tokeniser_is_had_without_the_model(layout: str, tmp_path: Path) -> None:
+    description = LAYOUTS[layout]
+    section = settings(tmp_path, description)
+    whole = load_backbone("small", section, offline=True)
+    tokeniser, context = load_tokeniser("small", section, offline=True, pretraining=VlmPretraining())
+    assert context == whole.context_length == 24
+    tokens = tokeniser(TEXTS[1])
+    assert whole.tokenise(TEXTS)[1, : len(tokens)].tolist() == tokens
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -59,6 +59,34 @@ def test_a_missing_weights_file_stops_before_any_job(project) -> None:
     assert "encoder.weights: there is no file none.safetensors" in done.stdout
 
 
+def test_classes_without_prompts_stop_before_any_job(project) -> None:
+    done = project.snakemake(
+        "--dry-run",
+        "--config",
+        "run={tracks: [glomeruli]}",
+        "few_shot={classes: [normal, torn], adapted: {zero: {method: zero_shot}}}",
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "vlm.labels: the class torn of the annotations has no prompts" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_a_prompt_that_is_too_long_stops_the_pretraining_at_once(project) -> None:
+    words = " ".join(["normal"] * 40)
+    done = project.snakemake(
+        "--config",
+        "run={tracks: [glomeruli]}",
+        f"vlm={{labels: {{classes: {{normal: {{prompts: [{words}]}}}}}}}}",
+        "--",
+        "results/vlm/phantom/report.json",
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "phantom takes 32 tokens, it has 42; shorten it" in done.stdout
+    assert not (project.folder / "results/vlm/phantom/report.json").exists()
+
+
 def test_a_missing_cohort_folder_stops_before_any_job(project) -> None:
     done = project.snakemake("--dry-run", "--config", "cohort={source: sheets, folder: nowhere}", check=False)
     assert done.returncode != 0

@@ -16,6 +16,7 @@ few_shot:
     zero_shot: {method: zero_shot}
     probe: {method: linear_probe, backbone: images}
     cache: {method: tip_adapter, backbone: stage}
+  ensembles: {both: [cache, colour_texture]}
 vlm:
   backbones:
     phantom: {}
@@ -74,10 +75,12 @@ def test_an_image_encoder_pools_maps_or_encodes_and_needs_no_text(run) -> None:
     scores = metrics[metrics["metric"] == "balanced_accuracy"].set_index(["method", "shots"])["mean"]
     assert scores["probe", 16] > 0.75
     assert scores["cache", 16] > 0.75
+    assert scores["both", 16] > 0.75
     described = json.loads((run / "vlm/images/features.json").read_text())
     assert described["maps_of"] == "tf_efficientnet_lite0"
     assert json.loads((run / "vlm/stage/features.json").read_text())["dim"] == 112
     page = (run / "report.html").read_text(encoding="utf-8")
+    assert "both of Tip-Adapter (stage) and colour and texture" in page
     assert "stage is the encoder without a text tower: the map of stride 16 px" in page
 
 

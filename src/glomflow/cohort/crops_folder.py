@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from glomflow.cohort.disk import CohortFolder
+from glomflow.cohort.disk import folder_checks
 from glomflow.cohort.sheet_file import Sheet, as_table, read_sheet
 from glomflow.cohort.sheets import UNKNOWN_SITE, check_choice, check_image_files, shards_of
 from glomflow.errors import CohortError
 from glomflow.tables import IMAGES, PATIENTS
 
 REQUIRED_COLUMNS = ("image", "label", "slide")
-OPTIONAL_COLUMNS = ("patient", "mask", "stain", "site")
+OPTIONAL_COLUMNS = ("patient", "mask", "stain", "site", "url", "sha256")
 
 
 def read_crops_folder(
@@ -23,9 +23,9 @@ def read_crops_folder(
 
     Args:
         folder: Folder of the crops.
-        labels_csv: Sheet with the columns ``image, label, slide[, patient, mask, stain, site]``, one row per
-            crop. ``patient`` defaults to the slide; ``mask`` is an outline or label mask of the crop;
-            ``site`` is the hospital or laboratory of the patient.
+        labels_csv: Sheet with the columns ``image, label, slide[, patient, mask, stain, site, url, sha256]``,
+            one row per crop. ``patient`` defaults to the slide; ``mask`` is an outline or label mask of the
+            crop; ``site`` is the hospital or laboratory of the patient.
         classes: The lesion classes; each needs at least one crop.
         shards: Number of shards.
         check_files: Whether to look at the files that the sheet names, too.
@@ -43,7 +43,7 @@ def read_crops_folder(
     frame["patient"] = frame["patient"].where(frame["patient"] != "", frame["slide"])
     _check_labels(sheet, classes)
     _check_sites(sheet)
-    check_image_files(sheet, "image", CohortFolder(folder) if check_files else None, mask="mask")
+    check_image_files(sheet, "image", folder_checks(folder) if check_files else None, mask="mask")
     if sheet.problems:
         raise CohortError(sheet.sorted_problems())
     return _patients_table(frame, shards), _images_table(frame, shards)

@@ -7,11 +7,12 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from glomflow.cohort.bucket import Bucket, BucketFolder, Stamp
 from glomflow.cohort.sheet_file import Sheet, first_of
 from glomflow.image_parts import image_digest, image_parts, is_image_folder, missing_companion
 from glomflow.suggest import nearest_numbered
@@ -45,7 +46,7 @@ class CohortFolder:
         Returns:
             What is wrong and what to do ('' if nothing), and the size in bytes with all parts.
         """
-        form = _wrong_form(path)
+        form = wrong_form(path)
         if form:
             return form, 0
         if not self._is_inside(posixpath.dirname(path)):
@@ -64,6 +65,21 @@ class CohortFolder:
             return ("this is a folder; name the file in it", 0) if is_folder else ("", found.st_size)
         return _examine_image(Path(full), path, found)
 
+    def holds(self, path: str) -> bool:
+        """Returns whether a path, followed through links, lies in the cohort folder."""
+        return self._contains(os.path.realpath(os.path.join(self.root, path)))
+
+    def digests(self) -> Sequence[Callable[[str], str]]:
+        """Returns ways to digest the file at a path, the cheapest first; '' says that it cannot be read."""
+
+        def whole(path: str) -> str:
+            return _digest_of(_whole_digest, os.path.join(self.root, path))
+
+        def sampled(path: str) -> str:
+            return _digest_of(_sampled_digest, os.path.join(self.root, path))
+
+        return sampled, whole
+
     def _contains(self, real: str) -> bool:
         return real == self.root or real.startswith(self.root.rstrip(os.sep) + os.sep)
 
@@ -72,18 +88,68 @@ class CohortFolder:
             self._inside[parent] = self._contains(os.path.realpath(os.path.join(self.root, parent)))
         return self._inside[parent]
 
+    def _names(self, parent: str) -> Iterable[str]:
+        try:
+            return os.listdir(os.path.join(self.root, parent))
+        except (OSError, ValueError):
+            return ()
+
     def _suggest(self, path: str) -> str:
         advice = "; put it there or correct the path"
         self._suggestions += 1
         if self._suggestions > MAX_SUGGESTIONS:
             return advice
         parent, name = posixpath.split(path)
-        try:
-            names = os.listdir(os.path.join(self.root, parent))
-        except (OSError, ValueError):
-            return advice
-        found = nearest_numbered(name, names)
+        found = nearest_numbered(name, self._names(parent))
         return f"; did you mean '{posixpath.join(parent, found)}'?" if found else advice
+
+
+class CohortBucket(CohortFolder):
+    """The same for a cohort in a bucket, by its listing alone: no file is read.
+
+    Args:
+        bucket: The bucket.
+    """
+
+    def __init__(self, bucket: Bucket) -> None:
+        super().__init__(Path(os.sep))
+        self._bucket = bucket
+
+    def examine(self, path: str, *, images: bool = False) -> tuple[str, int]:
+        """Looks at an object named in a sheet; see :meth:`CohortFolder.examine`."""
+        form = wrong_form(path)
+        if form:
+            return form, 0
+        if not images and path in self._bucket.stamps:
+            return "", self._bucket.stamps[path][0]
+        parts = self._parts(path)
+        if not parts:
+            return f"there is no such file in {self._bucket.address}{self._suggest(path)}", 0
+        folder = posixpath.splitext(path)[0] + "/"
+        if path.lower().endswith(".mrxs") and not any(name.startswith(folder) for name in parts):
+            return f"'{folder}', which belongs to this image, is missing; copy it there, too", 0
+        return "", sum(size for size, _ in parts.values())
+
+    def digests(self) -> Sequence[Callable[[str], str]]:
+        """Returns the ETags of an image as its digest; equal bytes uploaded alike have equal ones."""
+
+        def tags(path: str) -> str:
+            return ",".join(sorted(tag for _, tag in self._parts(path).values()))
+
+        return (tags,)
+
+    def _parts(self, path: str) -> dict[str, Stamp]:
+        return self._bucket.known_parts(path, sidecars=False)
+
+    def _names(self, parent: str) -> Iterable[str]:
+        start = f"{parent}/" if parent else ""
+        below = (name.removeprefix(start) for name in self._bucket.stamps if name.startswith(start))
+        return {name.split("/", 1)[0] for name in below}
+
+
+def folder_checks(folder: Path) -> CohortFolder:
+    """Returns the checks of a cohort folder, in a bucket or not."""
+    return CohortBucket(folder.bucket) if isinstance(folder, BucketFolder) else CohortFolder(folder)
 
 
 def _examine_image(full: Path, path: str, found: os.stat_result) -> tuple[str, int]:
@@ -107,7 +173,8 @@ def _size_of(parts: list[Path]) -> int:
     return sum(part.stat().st_size for part in parts)
 
 
-def _wrong_form(path: str) -> str:
+def wrong_form(path: str) -> str:
+    """Returns what is wrong with a path as it is written, '' if nothing."""
     if "\\" in path:
         return "write the path with '/' instead of '\\'"
     if _ABSOLUTE.match(path):
@@ -189,12 +256,11 @@ def check_not_shared(
     """
     frame = sheet.frame[["row", "patient", column]].assign(key=sizes.astype("str"))
     frame = frame[candidates & (sizes > 0) & (frame["patient"] != "")]
-    for digest in (_sampled_digest, _whole_digest):
+    for digest in folder.digests():
         frame = _several_patients(frame)
         if frame.empty:
             return
-        keys = [_digest_of(digest, os.path.join(folder.root, path)) for path in frame[column]]
-        frame = frame.assign(key=keys)
+        frame = frame.assign(key=[digest(path) for path in frame[column]])
         frame = frame[frame["key"] != ""]
     frame = _several_patients(frame)
     for _, group in frame.groupby("key", sort=False):

@@ -12,10 +12,11 @@ import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 
+from glomflow.cohort.bucket import Bucket, bucket_at, is_bucket
 from glomflow.cohort.sheets import shard_of
 from glomflow.errors import CohortError, Problem
 from glomflow.files import sha256_file, sha256_json
-from glomflow.image_parts import SIDECAR_SUFFIXES, image_stamp, sidecar_names
+from glomflow.image_parts import SIDECAR_SUFFIXES, image_stamp, sidecar_names, sidecars
 from glomflow.suggest import did_you_mean
 
 _ABSENT = (-1, -1)
@@ -95,16 +96,85 @@ def _text_files(folder: str) -> frozenset[str]:
         return frozenset()
 
 
+def sheet_fingerprint(
+    sheet: str | os.PathLike[str], folder: str | os.PathLike[str], shards: int, shard: int | None = None
+) -> str:
+    """The same from the sheet itself, where the shards' tables are not at hand.
+
+    Args:
+        sheet: The sheet of images or of crops; it need not exist yet.
+        folder: Cohort folder, or its address in a bucket, where sizes and ETags count.
+        shards: Number of shards.
+        shard: The shard; None takes every image.
+
+    Returns:
+        64 hexadecimal digits; ``"pending"`` while the sheet does not exist.
+
+    Raises:
+        GlomflowError: The bucket cannot be listed.
+    """
+    path = Path(sheet)
+    if not path.is_file():
+        return "pending"
+    images = _images_by_shard(str(path), *_stamp(path), shards)
+    own = images.get(shard, ()) if shard is not None else [row for rows in images.values() for row in rows]
+    if is_bucket(folder):
+        bucket = bucket_at(str(folder).rstrip("/"))
+        return sha256_json(sorted((name, bucket.known_parts(name)) for row in own for name in row if name))
+    root = Path(folder)
+    names = {root / name for row in own for name in row if name}
+    names.update(extra for row in own if row[0] for extra in sidecars(root / row[0]))
+    return sha256_json([[name.relative_to(root).as_posix(), *image_stamp(name)] for name in sorted(names)])
+
+
+@functools.lru_cache(maxsize=2)
+def _images_by_shard(
+    sheet: str, _size: int, _time: int, shards: int
+) -> dict[int, tuple[tuple[str, str], ...]]:
+    """Returns path and annotation of every image, by shard."""
+    found: dict[int, list[tuple[str, str]]] = {}
+    for row in sheet_records(sheet):
+        patient = row.get("patient") or row.get("slide", "")
+        image = row.get("path") or row.get("image", "")
+        images = found.setdefault(shard_of(patient, shards), [])
+        images.append((image, row.get("annotation") or row.get("mask", "")))
+    return {shard: tuple(images) for shard, images in found.items()}
+
+
+def sheet_header(sheet: str | os.PathLike[str]) -> list[str]:
+    """Returns the column names of a sheet; none where it cannot be read."""
+    try:
+        with open(sheet, encoding="utf-8-sig", newline="") as handle:
+            return [name.strip() for name in next(csv.reader(handle), [])]
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
+
+
+def sheet_records(sheet: str | os.PathLike[str]) -> list[dict[str, str]]:
+    """Returns the rows of a sheet as they are, blanks trimmed; none where it cannot be read."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(Path(sheet).read_bytes().decode("utf-8-sig"))))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []  # the cohort rule says what is wrong with it
+    return [
+        {str(name).strip(): value.strip() for name, value in row.items() if isinstance(value, str)}
+        for row in rows
+    ]
+
+
 def require_sheets(folder: str | os.PathLike[str], names: Sequence[str]) -> None:
     """Checks that the cohort folder and its sheets are there.
 
     Args:
-        folder: The cohort folder.
+        folder: The cohort folder, or its address in a bucket.
         names: File names of the sheets in it.
 
     Raises:
         CohortError: The folder or sheets are missing.
+        GlomflowError: The bucket cannot be listed.
     """
+    if is_bucket(folder):
+        return _require_sheets_in(bucket_at(str(folder).rstrip("/")), names)
     root = Path(folder)
     if not root.is_dir():
         advice = f"there is no folder {root.absolute()}; correct the path or create the folder"
@@ -115,6 +185,18 @@ def require_sheets(folder: str | os.PathLike[str], names: Sequence[str]) -> None
             found = sorted(entry.name for entry in root.glob("*.csv"))
             hint = did_you_mean(name, found) or "; put it there (docs/cohort.md describes it)"
             problems.append(Problem(name, None, None, None, f"the sheet is not in {root.absolute()}{hint}"))
+    if problems:
+        raise CohortError(problems)
+
+
+def _require_sheets_in(bucket: Bucket, names: Sequence[str]) -> None:
+    problems = [
+        Problem(
+            name, None, None, None, f"the sheet is not in {bucket.address}; upload it or correct the name"
+        )
+        for name in names
+        if name not in bucket.listing(name)
+    ]
     if problems:
         raise CohortError(problems)
 

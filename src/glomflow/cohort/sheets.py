@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from glomflow.cohort.disk import CohortFolder, check_listed_once, check_not_shared, check_paths
+from glomflow.cohort.addresses import COLUMNS as ADDRESS_COLUMNS
+from glomflow.cohort.addresses import check_addresses
+from glomflow.cohort.disk import CohortFolder, check_listed_once, check_not_shared, check_paths, folder_checks
 from glomflow.cohort.sheet_file import Sheet, as_table, first_of, read_sheet
 from glomflow.errors import CohortError
 from glomflow.suggest import did_you_mean, nearest, nearest_numbered
@@ -74,7 +76,8 @@ def read_cohort(
         patients_csv: Sheet with the columns ``patient, label, site[, stage]``; an empty site becomes
             'unknown', and a stage belongs to the label MN only.
         images_csv: Sheet with ``patient, modality, path[, slide, stain, marker, um_per_px, nm_per_px,
-            annotation, kind, lesion]``; ``slide`` defaults to the image's identifier, ``kind`` to 'field'.
+            annotation, kind, lesion, url, sha256]``; ``slide`` defaults to the image's identifier, ``kind``
+            to 'field'.
         classes: The labels.
         n_splits: Outer folds; every class needs as many patients.
         shards: Number of shards.
@@ -93,7 +96,8 @@ def read_cohort(
     optional = ("stage",) if check_classes else ("label", "stage")
     patients = read_sheet(folder, patients_csv, required=patient_columns, optional=optional)
     own = None if shard is None else _in_shard(shard, shards)
-    images = read_sheet(folder, images_csv, required=IMAGE_COLUMNS, optional=OPTIONAL_IMAGE_COLUMNS, keep=own)
+    optional_columns = (*OPTIONAL_IMAGE_COLUMNS, *ADDRESS_COLUMNS)
+    images = read_sheet(folder, images_csv, required=IMAGE_COLUMNS, optional=optional_columns, keep=own)
     _check_patients(patients, classes if check_classes else None)
     if check_classes and {"patient", "label"} <= patients.present:
         _check_class_sizes(patients, classes, n_splits)
@@ -103,7 +107,7 @@ def read_cohort(
         )
     _check_images(images)
     _check_belonging(patients, images)
-    check_image_files(images, "path", CohortFolder(folder) if own is None else None)
+    check_image_files(images, "path", folder_checks(folder) if own is None else None)
     problems = [*patients.sorted_problems(), *images.sorted_problems()]
     if problems:
         raise CohortError(problems)
@@ -177,11 +181,12 @@ def check_image_files(
     Adds ``id``, the images' identifiers, to the sheet's frame and fills the empty cells of ``slide`` with it.
 
     Args:
-        sheet: The sheet, with columns ``patient``, ``slide``, ``column`` and ``mask``.
+        sheet: The sheet, with columns ``patient``, ``slide``, ``url``, ``sha256``, ``column`` and ``mask``.
         column: Column of image files.
         folder: The cohort folder; None leaves the files alone.
         mask: Column of annotation files.
     """
+    check_addresses(sheet)
     sizes = None if folder is None else check_paths(sheet, column, folder, images=True)
     first = check_listed_once(sheet, column)
     if folder is not None and sizes is not None:

@@ -109,11 +109,10 @@ def shots_of(method: str, shots: Sequence[int]) -> list[int]:
     return [0] if method == "zero_shot" else sorted({number for number in shots if number > 0})
 
 
-def left_out_shots(name: str, method: str, shots: Sequence[int]) -> list[str]:
+def left_out_shots(method: str, shots: Sequence[int]) -> list[str]:
     """Says which numbers of shots a model leaves out: 0, if it learns.
 
     Args:
-        name: Name of the method or of the adapted model.
         method: The method.
         shots: Numbers of shots asked for.
 
@@ -122,7 +121,7 @@ def left_out_shots(name: str, method: str, shots: Sequence[int]) -> list[str]:
     """
     if 0 not in shots or method == "zero_shot":
         return []
-    return [f"{name}: {method} learns from labelled crops, so 0 shots are left out; zero_shot runs there"]
+    return [f"{method} learns from labelled crops, so 0 shots are left out; zero_shot runs there"]
 
 
 def predict_features(

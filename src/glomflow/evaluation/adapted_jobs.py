@@ -275,7 +275,7 @@ def adapt(
                 bins=job.settings.evaluation.ece_bins,
             )
             found = predict(name, model, grid)
-            left_out = left_out_shots(name, model.method, job.settings.few_shot.shots)
+            left_out = left_out_shots(model.method, job.settings.few_shot.shots)
             for remark in [*left_out, *found[2]]:
                 print(f"{name}: {remark}")
             print(f"{name}: {model.method} in {len(grid.numbers())} runs", flush=True)

@@ -327,6 +327,8 @@ def class_cosines(
 ) -> tuple[Floats, Floats]:
     """Returns each image's cosine to its own class's text, and that less the mean of the others, each (n,).
 
+    Their means are the alignment and the similarity gap (Glo-VLMs, arXiv 2508.15960).
+
     Args:
         image_features: (n, D), of any length.
         text_features: (K, D), one per class.
@@ -340,28 +342,6 @@ def class_cosines(
     own: Floats = cosines[np.arange(len(truth)), truth]
     others = (cosines.sum(axis=1) - own) / (cosines.shape[1] - 1)
     return own, own - others
-
-
-def alignment(image_features: ArrayLike, text_features: ArrayLike, labels: ArrayLike) -> float:
-    """Returns the mean cosine between an image and its own class's text (Glo-VLMs, 2508.15960).
-
-    Args:
-        image_features: (n, D), of any length.
-        text_features: (K, D), one per class.
-        labels: (n,) true classes.
-
-    Raises:
-        GlomflowError: A feature is zero or not finite.
-    """
-    return float(class_cosines(image_features, text_features, labels)[0].mean())
-
-
-def similarity_gap(image_features: ArrayLike, text_features: ArrayLike, labels: ArrayLike) -> float:
-    """Returns alignment less the mean cosine between images and the other classes' texts.
-
-    Arguments and errors as of :func:`alignment`.
-    """
-    return float(class_cosines(image_features, text_features, labels)[1].mean())
 
 
 def decision_margin(probabilities: ArrayLike) -> Floats:

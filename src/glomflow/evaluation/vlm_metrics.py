@@ -1,103 +1,48 @@
-"""Metrics of vision-language classifiers: what the probabilities and the shared space say.
+"""Metrics of vision-language classifiers: proper scores, the shared space, temperature scaling.
 
-Classification and calibration come from :mod:`glomflow.evaluation.metrics`; here are those that need image
-and text features, proper scores, and temperature scaling. The definitions of alignment, similarity gap,
-decision margin and the geometry are those of Glo-VLMs (arXiv 2508.15960).
+Classification, calibration and cosines come from :mod:`glomflow.evaluation.metrics`. The geometry is that of
+Glo-VLMs (arXiv 2508.15960).
 """
 
 from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from glomflow.errors import GlomflowError
-from glomflow.evaluation import metrics
-from glomflow.evaluation.metrics import (
-    Floats,
-    Labels,
-    alignment,
-    balanced_accuracy,
-    check_scores,
-    decision_margin,
-    ece,
-    similarity_gap,
-)
-
-__all__ = [
-    "alignment",
-    "balanced_accuracy",
-    "brier",
-    "class_recall",
-    "decision_margin",
-    "ece",
-    "evaluate_geometry",
-    "evaluate_vlm",
-    "fit_temperature",
-    "scale_temperature",
-    "silhouette",
-    "similarity_gap",
-    "umap_text_distance",
-]
+from glomflow.evaluation.metrics import Floats, Labels
 
 _UMAP_NEIGHBOURS = 100
 _TEMPERATURES = (0.01, 100.0)
 
 
-def brier(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """Returns the mean squared distance of the probabilities from the truth (Brier, Mon Weather Rev 1950).
+def briers(labels: Labels, probabilities: Floats) -> Floats:
+    """Returns the squared distance of each row from the truth, (n,) (Brier, Mon Weather Rev 1950).
 
     Summed over classes, so 0 (certain and right) to 2 (certain and wrong).
 
     Args:
         labels: (n,) true classes.
         probabilities: (n, K).
-
-    Raises:
-        GlomflowError: Labels or probabilities are unusable.
     """
-    truth, scores = check_scores(labels, probabilities)
-    return float(briers(truth, scores).mean())
-
-
-def briers(labels: Labels, probabilities: Floats) -> Floats:
-    """Returns the Brier score of each row, (n,), of which :func:`brier` is the mean; nothing is checked."""
     found: Floats = ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1)
     return found
 
 
-def class_recall(labels: ArrayLike, probabilities: ArrayLike) -> Floats:
-    """Returns each class's recall, (K,); NaN for a class without rows.
-
-    Args:
-        labels: (n,) true classes.
-        probabilities: (n, K).
-
-    Raises:
-        GlomflowError: Labels or probabilities are unusable.
-    """
-    return metrics.sensitivity(metrics.confusion(labels, probabilities))
-
-
-def silhouette(image_features: ArrayLike, labels: ArrayLike) -> float:
-    """Returns the mean silhouette of the classes by cosine distance (Rousseeuw, J Comput Appl Math 1987).
+def silhouettes(image_features: ArrayLike, labels: ArrayLike) -> Floats:
+    """Returns the silhouette of each image by cosine distance (Rousseeuw, J Comput Appl Math 1987).
 
     Args:
         image_features: (n, D).
         labels: (n,) true classes.
 
     Returns:
-        -1 to 1; NaN with fewer than two classes, or where every row is a class of its own.
+        (n,), -1 to 1; NaN with fewer than two classes, or where every row is a class of its own.
     """
-    return float(silhouettes(image_features, labels).mean())
-
-
-def silhouettes(image_features: ArrayLike, labels: ArrayLike) -> Floats:
-    """Returns the silhouette of each image, (n,), of which :func:`silhouette` is the mean."""
     from sklearn.metrics import silhouette_samples
 
     truth = np.asarray(labels, dtype=np.int64)
@@ -222,70 +167,3 @@ def scale_temperature(logits: ArrayLike, temperature: float = 1.0) -> Floats:
 
     result: Floats = softmax(np.asarray(logits, np.float64) / temperature, axis=1)
     return result
-
-
-def evaluate_geometry(
-    image_features: ArrayLike,
-    text_features: ArrayLike,
-    labels: ArrayLike,
-    *,
-    seed: int | None = None,
-) -> dict[str, float]:
-    """Returns the metrics of the shared space of one run.
-
-    Args:
-        image_features: (n, D) of the test images.
-        text_features: (K, D) of the classes.
-        labels: (n,) true classes.
-        seed: Seed of UMAP; without one its distance (seconds per run) is left out.
-
-    Returns:
-        ``alignment``, ``similarity_gap``, ``silhouette`` and perhaps ``umap_text_distance``, the mean over
-        the classes that occur.
-
-    Raises:
-        GlomflowError: A feature is zero or not finite.
-    """
-    found = {
-        "alignment": alignment(image_features, text_features, labels),
-        "similarity_gap": similarity_gap(image_features, text_features, labels),
-        "silhouette": silhouette(image_features, labels),
-    }
-    if seed is not None:
-        distances = umap_text_distance(image_features, text_features, labels, seed=seed)
-        found["umap_text_distance"] = float(np.nanmean(distances))
-    return found
-
-
-def evaluate_vlm(
-    labels: ArrayLike,
-    probabilities: ArrayLike,
-    names: Sequence[str],
-    *,
-    image_features: ArrayLike | None = None,
-    text_features: ArrayLike | None = None,
-    umap_seed: int | None = None,
-) -> dict[str, float]:
-    """Returns every metric of one backbone, method, number of shots and run.
-
-    Args:
-        labels: (n,) true classes.
-        probabilities: (n, K).
-        names: K classes, for ``recall_<class>``.
-        image_features: (n, D) after adaptation; without it (or without texts) no geometry.
-        text_features: (K, D) after adaptation.
-        umap_seed: See :func:`evaluate_geometry`.
-
-    Raises:
-        GlomflowError: Labels, probabilities or features are unusable.
-    """
-    found = {name: float(value) for name, value in metrics.evaluate(labels, probabilities).items()}
-    found["brier"] = brier(labels, probabilities)
-    found["decision_margin"] = float(decision_margin(probabilities).mean())
-    recalls = class_recall(labels, probabilities)
-    if len(names) != len(recalls):
-        raise GlomflowError(f"vlm metrics: {len(names)} class names for {len(recalls)} columns")
-    found |= {f"recall_{name}": float(value) for name, value in zip(names, recalls, strict=True)}
-    if image_features is not None and text_features is not None:
-        found |= evaluate_geometry(image_features, text_features, labels, seed=umap_seed)
-    return found

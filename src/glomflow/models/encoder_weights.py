@@ -1,34 +1,26 @@
-"""Weights of image encoders: where they come from, and how their names become timm's.
-
-Weights never come from a pickle: they are read as safetensors or with ``weights_only``.
-"""
+"""Weights of image encoders: where they come from, and how their names become timm's."""
 
 from __future__ import annotations
 
 import importlib.util
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from glomflow.errors import GlomflowError
 from glomflow.files import sha256_file
 from glomflow.models.torchvision_compat import import_timm
-
-State = dict[str, Tensor]
+from glomflow.models.weight_files import State, read_state
 
 ADVICE = (
     "set encoder.weights to 'file:<path>' with weights that you have downloaded, "
     "or to 'package:<module>' of an installed package"
 )
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-_NESTED_KEYS = ("state_dict", "model")
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 _TRANSFORMERS = (
@@ -67,7 +59,7 @@ def file_state(path: Path, digest: str | None) -> State:
         raise GlomflowError(
             f"encoder.sha256: {path} has {found}, not {digest}; get the right file or correct encoder.sha256"
         )
-    return _read_state(path)
+    return read_state(path, "encoder.weights")
 
 
 def hub_state(repository: str, digest: str | None, *, offline: bool) -> State:
@@ -119,7 +111,7 @@ def package_state(name: str, module: str) -> State:
             f"encoder.weights: package '{module}' has {len(files)} weight files, not one; "
             "set encoder.weights to file:<path> of the right one"
         )
-    theirs = _without_counters(_read_state(files[0]))
+    theirs = _without_counters(read_state(files[0], "encoder.weights"))
     ours = _without_counters(import_timm().create_model(name).state_dict())
     same = len(ours) == len(theirs) and all(
         value.shape == other.shape and key.rpartition(".")[2] == other_key.rpartition(".")[2]
@@ -275,26 +267,6 @@ def _cached(repository: str, files: Iterable[str]) -> Path | None:
         if isinstance(found, str):
             return Path(found)
     return None
-
-
-def _read_state(path: Path) -> State:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise GlomflowError(
-            f"encoder.weights: {path} cannot be read as safetensors or as a weights-only checkpoint "
-            f"({error}); convert it to safetensors"
-        ) from error
-    for key in _NESTED_KEYS:
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise GlomflowError(
-            f"encoder.weights: {path} is no table of named tensors; convert it to safetensors"
-        )
-    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def _without_counters(state: Mapping[str, Tensor]) -> State:

@@ -12,14 +12,14 @@ Run = tuple[str, int, int]
 """Model, fold and seed of a training."""
 
 TASKS = ("disease", "stage")
-SINGLE = ("patients", "inventory", "folds", "folds_json", "deposit_hits", "deposit_tiles", "phantom")
+SINGLE = ("patients", "inventory", "folds", "folds_json", "deposit_hits", "deposit_tiles", "phantom", "costs")
 
 
 def inputs_from_files(
     files: Files,
     runs: Sequence[Run] = (),
     *,
-    cohort_folder: str | None = None,
+    cohort_folder: Path | None = None,
     thumbnails: str | None = None,
     revision: str | None = None,
 ) -> ReportInputs:
@@ -68,7 +68,7 @@ def inputs_from_files(
         explanation_contributions=given.get("explanation_contributions", ()),
         explanations_dir=_folder(given, "explanation_checks"),
         figures={path.stem: path for path in given.get("figures", ())},
-        cohort_folder=Path(cohort_folder) if cohort_folder else None,
+        cohort_folder=cohort_folder,
         thumbnails=Path(thumbnails) if thumbnails else None,
         revision=revision,
     )

@@ -12,6 +12,7 @@ import pandas as pd
 
 from glomflow.cohort.folds import eligible_patients
 from glomflow.config import Config
+from glomflow.costs import JOB_COSTS
 from glomflow.errors import GlomflowError
 from glomflow.evaluation.detection_summary import FinderSummary
 from glomflow.evaluation.explanations import Checks
@@ -71,6 +72,7 @@ class ReportInputs:
         explanation_maps: Memory map and index of each explain job (figures only).
         explanation_contributions: CONTRIBUTIONS tables (figures only).
         explanations_dir: Folder of the checks of explanations.
+        costs: JOB_COSTS table.
         figures: Figure files by name, see :data:`glomflow.report.captions.FIGURES`.
         cohort_folder: Folder that paths of images and masks are relative to (figures only).
         thumbnails: Folder that thumbnails are relative to (figures only).
@@ -105,6 +107,7 @@ class ReportInputs:
     explanation_maps: Sequence[Store] = ()
     explanation_contributions: Sequence[Path] = ()
     explanations_dir: Path | None = None
+    costs: Path | None = None
     figures: Mapping[str, Path] = field(default_factory=dict)
     cohort_folder: Path | None = None
     thumbnails: Path | None = None
@@ -259,6 +262,11 @@ class Material:
     def deposit_hits(self) -> pd.DataFrame | None:
         """HITS rows."""
         return None if self.inputs.deposit_hits is None else read_table(self.inputs.deposit_hits, HITS)
+
+    @cached_property
+    def costs(self) -> pd.DataFrame | None:
+        """JOB_COSTS rows."""
+        return None if self.inputs.costs is None else read_table(self.inputs.costs, JOB_COSTS)
 
     @cached_property
     def phantom(self) -> dict[str, Any] | None:

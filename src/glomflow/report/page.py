@@ -9,6 +9,7 @@ from pathlib import Path
 from glomflow.config import Config
 from glomflow.files import write_text
 from glomflow.report import (
+    sections_costs,
     sections_data,
     sections_diagnosis,
     sections_explanations,
@@ -49,6 +50,7 @@ ORDER: tuple[Callable[[Material], Section | None], ...] = (
     sections_explanations.explanations_section,
     sections_glomeruli.few_shot_section,
     methods_section,
+    sections_costs.costs_section,
     provenance_section,
 )
 """What makes each section, in the order of the page."""

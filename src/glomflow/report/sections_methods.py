@@ -105,6 +105,10 @@ def _few_shot_method(material: Material) -> tuple[str, str]:
         rest = f"; the same recipe on {floor} is the floor that features have to beat"
     if settings.adapted:
         rest += f". Adapted models on the same draws: {_adapted(material)}"
+    if settings.ensembles:
+        labels = method_labels(material.config)
+        named = [f"{name} of {listing([labels[m] for m in own])}" for name, own in settings.ensembles.items()]
+        rest += f". Ensembles average log probabilities: {'; '.join(named)}"
     text = (
         f"logistic regression (L2, C = {settings.l2:g}, classes weighted equally) on {inputs} "
         f"standardised by the training slides and scaled to unit length{rest}."

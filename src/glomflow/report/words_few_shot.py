@@ -43,8 +43,9 @@ def method_labels(config: Config) -> dict[str, str]:
         name: f"{ADAPTATIONS[model.method]} ({model.backbone})" for name, model in few_shot.adapted.items()
     }
     times = Counter(called.values())
-    labels = {name: METHODS[name] for name in few_shot.methods}
-    return labels | {name: words if times[words] == 1 else name for name, words in called.items()}
+    labels: dict[str, str] = {name: METHODS[name] for name in few_shot.methods}
+    labels |= {name: words if times[words] == 1 else name for name, words in called.items()}
+    return labels | {name: f"ensemble {name}" for name in few_shot.ensembles}
 
 
 def image_backbones(config: Config) -> dict[str, VlmBackbone]:
@@ -69,6 +70,9 @@ def method_means(config: Config, name: str) -> str:
         return "logistic regression on colour and texture"
     if name in config.few_shot.methods:
         return f"a linear probe on features of {config.encoder.name}"
+    if name in config.few_shot.ensembles:
+        parts = [method_means(config, member) for member in config.few_shot.ensembles[name]]
+        return f"the ensemble {name} of {listing(parts)}"
     model = config.few_shot.adapted.get(name)
     if model is None:
         return name

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glomflow.errors import DivergedError, GlomflowError
-from glomflow.models.vlm.losses import balanced_batches, shuffled_batches
 from glomflow.models.vlm.methods.base import (
     ClassText,
     Method,
@@ -32,7 +31,7 @@ from glomflow.models.vlm.methods.base import (
     TrainedMethod,
 )
 from glomflow.training.seeds import derive_seed
-from glomflow.training.vlm_optimiser import Optimiser
+from glomflow.training.vlm_optimiser import Optimiser, epoch_batches
 from glomflow.training.vlm_selection import EarlyStopping, masked_macro_auc
 
 Selection = Literal["fixed", "validation"]
@@ -244,11 +243,8 @@ def _epoch(shots: Shots, recipe: Recipe, epoch: int) -> _Epoch:
     batches = []
     for run, seed in enumerate(shots.seeds):
         count = int(shots.train.mask[run].sum())
-        if recipe.balanced:
-            labels = shots.train.labels[run, :count].cpu().numpy()
-            batches.append(balanced_batches(labels, recipe.batch_size, seed=seed, epoch=epoch))
-        else:
-            batches.append(shuffled_batches(count, recipe.batch_size, seed=seed, epoch=epoch))
+        labels = shots.train.labels[run, :count].cpu().numpy()
+        batches.append(epoch_batches(recipe, labels, seed=seed, epoch=epoch))
     steps = np.array([len(own) for own in batches])
     width = max(len(batch) for own in batches for batch in own)
     places = np.zeros((len(batches), int(steps.max()), width), dtype=np.int64)

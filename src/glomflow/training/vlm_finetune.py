@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from glomflow.errors import DivergedError, GlomflowError
-from glomflow.models.vlm.losses import balanced_batches, contrastive_loss, shuffled_batches
+from glomflow.models.vlm.losses import contrastive_loss
 from glomflow.models.vlm.methods.base import Recipe, Rows, Shots
 from glomflow.models.vlm.methods.tuned import Cut, TunedMethod
 from glomflow.models.vlm.prompts import Prompts, ensemble
 from glomflow.models.vlm.tokens import shortened
 from glomflow.training.seeds import derive_seed, seeded_torch
 from glomflow.training.vlm_batched import Selection
-from glomflow.training.vlm_optimiser import learning_rate
+from glomflow.training.vlm_optimiser import epoch_batches, learning_rate
 from glomflow.training.vlm_selection import EarlyStopping, masked_macro_auc
 
 Precision = Literal["float32", "bfloat16"]
@@ -257,13 +257,8 @@ class _Tuning:
         if settings.steps_per_shot is None:
             return recipe
         most = int(np.bincount(self.labels).max())
-        steps = len(self._batches(recipe, 0))
+        steps = len(epoch_batches(recipe, self.labels, seed=self.seed, epoch=0))
         return replace(recipe, epochs=math.ceil(settings.steps_per_shot * most / steps))
-
-    def _batches(self, recipe: Recipe, epoch: int) -> list[NDArray[np.int64]]:
-        if recipe.balanced:
-            return balanced_batches(self.labels, recipe.batch_size, seed=self.seed, epoch=epoch)
-        return shuffled_batches(len(self.rows), recipe.batch_size, seed=self.seed, epoch=epoch)
 
     def result(self) -> TunedRun:
         """Trains, and puts the backbone back."""
@@ -302,7 +297,7 @@ class _Tuning:
 
     def _pass(self, optimiser: torch.optim.Optimizer, epoch: int, taken: int) -> int:
         """Goes through the batches once; returns the steps taken since the start."""
-        batches = self._batches(self.recipe, epoch)
+        batches = epoch_batches(self.recipe, self.labels, seed=self.seed, epoch=epoch)
         with (
             self.method.training(self.backbone),
             seeded_torch(self.seed, "dropout", epoch),

@@ -1,4 +1,4 @@
-"""AdamW and SGD for many runs at once, each with a step count and a learning rate of its own."""
+"""Batches and learning rates of a recipe, and AdamW and SGD for many runs at once, each with its own."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from glomflow.models.vlm.losses import balanced_batches, shuffled_batches
 from glomflow.models.vlm.methods.base import Recipe
 
 
@@ -29,6 +30,23 @@ def learning_rate(recipe: Recipe, step: int, steps: int, epoch: int) -> float:
         return recipe.lr
     share = epoch / recipe.epochs if recipe.per == "epoch" else step / (recipe.epochs * steps)
     return recipe.lr * (recipe.floor + (1 - recipe.floor) * (1 + math.cos(math.pi * share)) / 2)
+
+
+def epoch_batches(recipe: Recipe, labels: ArrayLike, *, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+    """Returns the batches of an epoch as a recipe asks for them: classes by turns, or rows in any order.
+
+    Args:
+        recipe: Size and kind of the batches.
+        labels: (n,) classes of a run's shots.
+        seed: Seed of the run.
+        epoch: Epoch, from 0.
+
+    Raises:
+        GlomflowError: There is no shot, or the batch size is below 1.
+    """
+    if recipe.balanced:
+        return balanced_batches(labels, recipe.batch_size, seed=seed, epoch=epoch)
+    return shuffled_batches(len(np.asarray(labels)), recipe.batch_size, seed=seed, epoch=epoch)
 
 
 class Optimiser:

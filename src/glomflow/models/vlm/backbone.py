@@ -12,12 +12,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from glomflow.config_vlm import VlmBackbone
+from glomflow.config_vlm import VlmBackbone, VlmPretraining
 from glomflow.errors import GlomflowError
 from glomflow.models.vlm.preprocessing import Preprocessing
 
 Tokeniser = Callable[[str], list[int]]
 """Turns a text into tokens, those of its beginning and end included, without cutting it."""
+
+
+def tokens_of_prompt(text: str, name: str, tokeniser: Tokeniser, context: int) -> list[int]:
+    """Turns a prompt into tokens.
+
+    Args:
+        text: The sentence.
+        name: Key of the backbone, for messages.
+        tokeniser: Its tokeniser.
+        context: Most tokens that it takes.
+
+    Raises:
+        GlomflowError: The sentence has more.
+    """
+    tokens = tokeniser(text)
+    if len(tokens) > context:
+        raise GlomflowError(
+            f"prompt '{text}': {name} takes {context} tokens, it has {len(tokens)}; shorten it"
+        )
+    return tokens
 
 
 class Tower(nn.Module, ABC):
@@ -176,12 +196,7 @@ class Backbone(nn.Module):
         """
         result = torch.full((len(texts), self.context_length), self._padding, dtype=torch.int64)
         for row, text in enumerate(texts):
-            tokens = self._tokeniser(text)
-            if len(tokens) > self.context_length:
-                raise GlomflowError(
-                    f"prompt '{text}': {self.name} takes {self.context_length} tokens, it has {len(tokens)}; "
-                    "shorten it"
-                )
+            tokens = tokens_of_prompt(text, self.name, self._tokeniser, self.context_length)
             result[row, : len(tokens)] = torch.tensor(tokens)
         return result.to(self.logit_scale.device)
 
@@ -312,3 +327,32 @@ def load_backbone(
 
         backbone = build_open_clip(source, phantom)
     return backbone.to(device)
+
+
+def load_tokeniser(
+    name: str, settings: VlmBackbone, *, offline: bool, pretraining: VlmPretraining
+) -> tuple[Tokeniser, int]:
+    """Loads a backbone's tokeniser without its weights.
+
+    Args:
+        name: Key of the backbone in the configuration.
+        settings: Its section.
+        offline: Never reach for the internet; what is in a cache is used.
+        pretraining: What the model of ``weights: phantom`` will be.
+
+    Returns:
+        The tokeniser, and most tokens that the model takes.
+
+    Raises:
+        GlomflowError: The architecture or the tokeniser cannot be used; the message names the key.
+    """
+    from glomflow.models.vlm.weights import Source
+
+    source = Source(name, settings, offline=offline)
+    if settings.library == "transformers":
+        from glomflow.models.vlm.transformers_backbone import transformers_texts
+
+        return transformers_texts(source)
+    from glomflow.models.vlm.open_clip_backbone import open_clip_texts
+
+    return open_clip_texts(source, pretraining)

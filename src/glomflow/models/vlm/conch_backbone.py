@@ -18,7 +18,8 @@ from glomflow.models.vlm.backbone import Backbone, Tokeniser
 from glomflow.models.vlm.open_clip_text import OpenClipText
 from glomflow.models.vlm.preprocessing import preprocessing_of
 from glomflow.models.vlm.timm_tower import TimmTower
-from glomflow.models.vlm.weights import Source, load_strictly, read_state
+from glomflow.models.vlm.weights import Source, load_strictly
+from glomflow.models.weight_files import read_state
 
 CONCH = "conch_ViT-B-16"
 """Name of the architecture."""
@@ -151,7 +152,7 @@ def build_conch(source: Source, described: dict[str, Any]) -> Backbone:
         path = _weights(source)
         key = source.key("weights")
         load_strictly(model, read_state(path, key), f"{key}: {path}", spare=_DECODER)
-    context = int(settings["text_cfg"]["context_length"]) - 1
+    tokeniser, context = conch_texts(source, described)
     return Backbone(
         source.name,
         ConchTower(model.visual),
@@ -164,8 +165,21 @@ def build_conch(source: Source, described: dict[str, Any]) -> Backbone:
             described.get("preprocess_cfg") or {},
             source.key("architecture"),
         ),
-        tokeniser=_tokeniser(source),
+        tokeniser=tokeniser,
     )
+
+
+def conch_texts(source: Source, described: dict[str, Any]) -> tuple[Tokeniser, int]:
+    """Returns CONCH's tokeniser and most tokens of a text, without its weights.
+
+    Args:
+        source: The backbone's section; ``tokenizer`` names the JSON file of its tokeniser.
+        described: ``model_cfg``, as :data:`SETTINGS`.
+
+    Raises:
+        GlomflowError: The tokeniser is missing.
+    """
+    return _tokeniser(source), int(described["model_cfg"]["text_cfg"]["context_length"]) - 1
 
 
 def _weights(source: Source) -> Path:

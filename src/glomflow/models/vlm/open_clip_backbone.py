@@ -10,20 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from glomflow.config_vlm import VlmPretraining
 from glomflow.errors import GlomflowError
 from glomflow.models.torchvision_compat import import_torchvision
 from glomflow.models.vlm.backbone import Backbone, Tokeniser, Tower
-from glomflow.models.vlm.conch_backbone import CONCH, SETTINGS, build_conch, is_conch
+from glomflow.models.vlm.conch_backbone import CONCH, SETTINGS, build_conch, conch_texts, is_conch
 from glomflow.models.vlm.open_clip_text import OpenClipText
 from glomflow.models.vlm.preprocessing import preprocessing_of
 from glomflow.models.vlm.timm_tower import TimmTower
-from glomflow.models.vlm.weights import Source, State, load_strictly, read_state
+from glomflow.models.vlm.weights import Source, load_strictly
+from glomflow.models.weight_files import State, read_state
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 """Names of a model's files in a folder or a hub repository, as open_clip writes them."""
 
 _HUB_FILES = (WEIGHTS_FILE, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+_CONTEXT = 77  # what open_clip takes where a text_cfg does not say
 _SPARE = r"input_resolution|context_length|vocab_size|.*position_ids"
 """Numbers beside the weights in old checkpoints; they say what the architecture says."""
 
@@ -205,6 +208,28 @@ def open_clip_tokeniser(text: dict[str, Any], context: int, source: Source) -> T
         return [tokenizer.sot_token_id, *tokenizer.encode(sentence), tokenizer.eot_token_id]
 
     return tokens_of
+
+
+def open_clip_texts(source: Source, pretraining: VlmPretraining) -> tuple[Tokeniser, int]:
+    """Returns a model's tokeniser and most tokens of a text, without its weights.
+
+    Args:
+        source: The backbone's section.
+        pretraining: What the model of ``weights: phantom`` will be.
+
+    Raises:
+        GlomflowError: The architecture is not known, or the tokeniser cannot be had.
+    """
+    if source.kind == "phantom":
+        text = {"context_length": pretraining.context_length}
+    else:
+        described = _hub_config(source) if source.kind == "hub" else _named_config(source)
+        if is_conch(described["model_cfg"]):
+            return conch_texts(source, described)
+        text = described["model_cfg"]["text_cfg"]
+    import_open_clip()
+    context = int(text.get("context_length", _CONTEXT))
+    return open_clip_tokeniser(text, context, source), context
 
 
 def _hub_tokeniser(name: str, text: dict[str, Any], context: int, source: Source) -> Tokeniser:

@@ -13,7 +13,8 @@ from glomflow.errors import GlomflowError
 from glomflow.models.torchvision_compat import import_torchvision
 from glomflow.models.vlm.backbone import Backbone, TextTower, Tokeniser, Tower
 from glomflow.models.vlm.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
-from glomflow.models.vlm.weights import Source, load_strictly, read_state
+from glomflow.models.vlm.weights import Source, load_strictly
+from glomflow.models.weight_files import read_state
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _PREPROCESSING = ("preprocessor_config.json", "processor_config.json")
@@ -122,6 +123,28 @@ def build_transformers(source: Source) -> Backbone:
             configuration.
     """
     transformers = import_transformers()
+    config = _config(source)
+    with torch.random.fork_rng(devices=[]):
+        model = transformers.CLIPModel(config).eval()
+    weights = source.checked(_file(source, _WEIGHTS))
+    state = read_state(weights, source.key("weights"))
+    load_strictly(model, state, f"{source.key('weights')}: {weights}", spare=r".*position_ids")
+    tokeniser, context = transformers_texts(source)
+    text = config.text_config
+    return Backbone(
+        source.name,
+        ClipVision(model),
+        ClipText(model),
+        dim=int(config.projection_dim),
+        logit_scale=model.logit_scale,
+        context_length=context,
+        preprocessing=_preprocessing(source, int(config.vision_config.image_size)),
+        tokeniser=tokeniser,
+        padding=int(text.pad_token_id if text.pad_token_id is not None else 0),
+    )
+
+
+def _config(source: Source) -> Any:
     folder = Path(source.argument)
     if source.kind == "file" and not folder.is_dir():
         source.missing(f"there is no folder {folder}", "name the folder that holds config.json after 'file:'")
@@ -131,24 +154,17 @@ def build_transformers(source: Source) -> Backbone:
             f"{source.key('weights')}: {source.argument} is a model of type '{described.get('model_type')}'; "
             "library transformers takes models of type clip; with library open_clip others can be had"
         )
-    config = transformers.CLIPConfig.from_dict(described)
-    with torch.random.fork_rng(devices=[]):
-        model = transformers.CLIPModel(config).eval()
-    weights = source.checked(_file(source, _WEIGHTS))
-    state = read_state(weights, source.key("weights"))
-    load_strictly(model, state, f"{source.key('weights')}: {weights}", spare=r".*position_ids")
-    text = config.text_config
-    return Backbone(
-        source.name,
-        ClipVision(model),
-        ClipText(model),
-        dim=int(config.projection_dim),
-        logit_scale=model.logit_scale,
-        context_length=int(text.max_position_embeddings),
-        preprocessing=_preprocessing(source, int(config.vision_config.image_size)),
-        tokeniser=transformers_tokeniser(_tokeniser_folder(source), source),
-        padding=int(text.pad_token_id if text.pad_token_id is not None else 0),
-    )
+    return import_transformers().CLIPConfig.from_dict(described)
+
+
+def transformers_texts(source: Source) -> tuple[Tokeniser, int]:
+    """Returns a model's tokeniser and most tokens of a text, without its weights.
+
+    Raises:
+        GlomflowError: Files are missing, or the model is of another kind.
+    """
+    context = int(_config(source).text_config.max_position_embeddings)
+    return transformers_tokeniser(_tokeniser_folder(source), source), context
 
 
 def transformers_tokeniser(folder: str, source: Source) -> Tokeniser:

@@ -1,28 +1,17 @@
-"""Weights of vision-language models: where they come from, and whether they are the right ones.
-
-Weights never come from a pickle: they are read as safetensors or with ``weights_only``.
-"""
+"""Weights of vision-language models: where they come from, and whether they are the right ones."""
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from glomflow.config_vlm import VlmBackbone
 from glomflow.errors import GlomflowError
 from glomflow.files import sha256_file
-
-State = dict[str, Tensor]
-
-_NESTED_KEYS = ("state_dict", "model")
 
 
 class Source:
@@ -106,34 +95,6 @@ def gated_advice(repository: str) -> str:
         f"ask its owner for access at https://huggingface.co/{repository}, then log in with 'hf auth "
         "login', or download the weights from there and name them as 'file:<path>' with their sha256"
     )
-
-
-def read_state(path: Path, key: str) -> State:
-    """Reads a safetensors file, or a checkpoint of tensors only.
-
-    Args:
-        path: The file.
-        key: Key of the configuration that names it, for messages.
-
-    Raises:
-        GlomflowError: It cannot be read so.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise GlomflowError(
-            f"{key}: {path} cannot be read as safetensors or as a weights-only checkpoint ({error}); convert "
-            "it to safetensors"
-        ) from error
-    for nested in _NESTED_KEYS:
-        if isinstance(state, Mapping) and isinstance(state.get(nested), Mapping):
-            state = state[nested]
-    if not isinstance(state, Mapping):
-        raise GlomflowError(f"{key}: {path} is no table of named tensors; convert it to safetensors")
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    return {name.removeprefix("module."): value for name, value in tensors.items()}
 
 
 def load_strictly(
