@@ -13,7 +13,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     One file runs in one process (``--dist loadfile``), so that what its tests share is made once.
     """
-    slow = ("test_protocols", "test_demo", "test_finder")
+    slow = ("test_slurm", "test_protocols", "test_demo", "test_finder")
 
     def rank(item: pytest.Item) -> int:
         if item.get_closest_marker("workflow") is None:

@@ -12,21 +12,31 @@ from pathlib import Path
 
 from glomflow.errors import GlomflowError
 from glomflow.gpus import VISIBLE, claim_gpus
+from glomflow.job_lock import lock_outputs, unlock_outputs, whereabouts
+from glomflow.resource_failures import explain_failure
 
 
 def _tee(read_end: int, log: int, console: int) -> None:
     while chunk := os.read(read_end, 65536):
-        os.write(log, chunk)
-        os.write(console, chunk)
+        _write(log, chunk)
+        _write(console, chunk)
+
+
+def _write(handle: int, text: bytes) -> None:
+    # A full disk ends the log, not the job.
+    with contextlib.suppress(OSError):
+        while text:
+            text = text[os.write(handle, text) :]
 
 
 @contextlib.contextmanager
 def job(log: str | os.PathLike[str], threads: int = 1, gpus: int = 0) -> Iterator[None]:
     """Runs a block as a job: its output goes to ``log`` and to the console.
 
-    A :class:`GlomflowError` ends the job with its message alone, any other exception with its
-    traceback; the log always gets the traceback. Numerical libraries are held to ``threads``, CUDA to
-    as many devices as are asked for, which are this process's own until it ends.
+    A :class:`GlomflowError`, a full disk and the like end the job with a message alone, any other exception
+    with its traceback; the log always gets the traceback. Numerical libraries are held to ``threads``, CUDA
+    to as many devices as are asked for, which are this process's own until it ends. A job that would write
+    the same files as one that still runs waits for it, see :mod:`glomflow.job_lock`.
 
     Args:
         log: File that receives standard output and standard error, also those of C libraries.
@@ -39,8 +49,7 @@ def job(log: str | os.PathLike[str], threads: int = 1, gpus: int = 0) -> Iterato
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(threads)
     visible = os.environ.get(VISIBLE)
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    lock, handle = _opened(log)
     saved = os.dup(1), os.dup(2)
     read_end, write_end = os.pipe()
     tee = threading.Thread(target=_tee, args=(read_end, handle, saved[1]), daemon=True)
@@ -55,13 +64,17 @@ def job(log: str | os.PathLike[str], threads: int = 1, gpus: int = 0) -> Iterato
         except GlomflowError as error:
             failure = f"error: {error}"
             _append(handle, traceback.format_exc())
-        except Exception:
-            failure = traceback.format_exc()
+        except Exception as error:
+            failure = _told(error, log)
+            if failure is None:
+                failure = traceback.format_exc()
+            else:
+                _append(handle, traceback.format_exc())
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         if failure is not None:
-            os.write(write_end, (failure.rstrip() + "\n").encode())
+            _write(write_end, (failure.rstrip() + "\n").encode())
         os.dup2(saved[0], 1)
         os.dup2(saved[1], 2)
         os.close(write_end)
@@ -72,9 +85,29 @@ def job(log: str | os.PathLike[str], threads: int = 1, gpus: int = 0) -> Iterato
             os.environ.pop(VISIBLE, None)
         else:
             os.environ[VISIBLE] = visible
+        unlock_outputs(lock, log)
     if failure is not None:
         raise SystemExit(1)
 
 
 def _append(handle: int, text: str) -> None:
-    os.write(handle, text.encode())
+    _write(handle, text.encode())
+
+
+def _opened(log: str | os.PathLike[str]) -> tuple[int, int]:
+    try:
+        lock = lock_outputs(log)
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.write(handle, f"{whereabouts()}\n".encode())
+    except OSError as error:
+        message = _told(error, log)
+        if message is None:
+            raise
+        print(message, file=sys.stderr)
+        raise SystemExit(1) from None
+    return lock, handle
+
+
+def _told(error: Exception, log: str | os.PathLike[str]) -> str | None:
+    reason = explain_failure(error, Path(log).parent)
+    return None if reason is None else f"error: {reason}"

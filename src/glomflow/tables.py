@@ -341,7 +341,7 @@ def write_table(
         frame = pd.DataFrame({column: [] for column in columns})
     frame = _typed(frame, columns, str(path))
     with atomic_path(path) as temporary:
-        frame.to_parquet(temporary, index=False)
+        frame.to_parquet(temporary, index=False, engine="pyarrow", write_page_checksum=True)
 
 
 def read_table(
@@ -362,7 +362,7 @@ def read_table(
         GlomflowError: The file cannot be read, or a column is missing, unknown or of the wrong type.
     """
     try:
-        frame = pd.read_parquet(path)
+        frame = pd.read_parquet(path, engine="pyarrow", page_checksum_verification=True)
     except (OSError, ValueError) as error:
         raise GlomflowError(f"table {path}: cannot be read ({error}); delete it and run again") from error
     columns = {**schema, **(extra or {})}

@@ -137,6 +137,25 @@ def open_array(npy_path: PathLike, what: str) -> npt.NDArray[Any]:
     return array
 
 
+def new_array(path: PathLike, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """Makes an ``.npy`` file to write to through memory, and takes its room on the disk beforehand.
+
+    Without, a disk that fills up would kill the process without a word (SIGBUS).
+
+    Args:
+        path: The ``.npy`` file.
+        dtype: Its type.
+        shape: Its shape.
+
+    Raises:
+        OSError: There is no room for it.
+    """
+    array: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    with open(path, "r+b") as handle:
+        os.posix_fallocate(handle.fileno(), 0, os.path.getsize(path))
+    return array
+
+
 def _open_array(npy_path: PathLike) -> Bytes:
     crops = open_array(npy_path, "crop store")
     if crops.dtype != np.uint8 or crops.ndim != 4:

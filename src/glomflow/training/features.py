@@ -11,7 +11,7 @@ from torch import Tensor
 from glomflow import config
 from glomflow.errors import GlomflowError
 from glomflow.files import atomic_path
-from glomflow.imaging.crop_store import read_store
+from glomflow.imaging.crop_store import new_array, read_store
 from glomflow.models.encoders import Encoder, build_encoder, preprocess
 from glomflow.training.seeds import deterministic
 
@@ -49,7 +49,7 @@ def encode_store(
         encoder.check_size(*crops.shape[1:3])
         shape = (len(crops), *encoder.grid(crops.shape[1]), encoder.channels)
         with atomic_path(out) as temporary:
-            features = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
+            features = new_array(temporary, np.float16, shape)
             for start in range(0, len(crops), settings.batch_size):
                 rows = slice(start, start + settings.batch_size)
                 maps = _encode(encoder, np.array(crops[rows]), settings, target)

@@ -6,6 +6,8 @@ threads nor a resumed training change a bit.
 
 from __future__ import annotations
 
+import math
+import os
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -75,6 +77,7 @@ def prepare_field(field: FinderField, um_per_px: float, folder: Path) -> Prepare
 def _prepared(field: FinderField, image: ScaledImage, folder: Path) -> PreparedField:
     shape = (image.height, image.width, _CHANNELS)
     with tempfile.TemporaryFile(dir=folder) as handle:
+        os.posix_fallocate(handle.fileno(), 0, math.prod(shape))
         canvas: Bytes = np.memmap(handle, dtype=np.uint8, mode="w+", shape=shape)
     for top in range(0, image.height, _BAND):
         rows = min(_BAND, image.height - top)

@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
 import glomflow
 from glomflow.config_finder import Finder
 from glomflow.errors import GlomflowError
-from glomflow.files import atomic_path, write_json
+from glomflow.files import write_json
 from glomflow.models.encoders import preprocess
+from glomflow.models.trained_weights import save_weights
 from glomflow.models.unet import FinderNet, build_finder_net
 from glomflow.tables import Column, Schema, write_table
 from glomflow.training.checkpoints import (
@@ -413,6 +413,4 @@ def _write(
             "validation_glomeruli": sum(len(each.outlines) for each in validation),
         },
     )
-    weights = {name: value.contiguous().cpu() for name, value in progress.best_state.items()}
-    with atomic_path(files.weights) as temporary:
-        save_file(weights, temporary)
+    save_weights(files.weights, progress.best_state)

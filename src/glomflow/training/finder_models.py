@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,6 +16,7 @@ from glomflow.config_finder import ExternalFinder, Finder, FinderEncoder
 from glomflow.errors import GlomflowError
 from glomflow.files import read_json, sha256_file
 from glomflow.models.encoders import preprocess
+from glomflow.models.trained_weights import load_weights
 from glomflow.models.unet import FinderNet, build_finder_net
 from glomflow.training.features import resolve_device
 from glomflow.training.finder_types import Bytes, GlomerulusModel
@@ -224,8 +223,8 @@ def _load_trained(settings: Finder, weights: Path, description: Path, device: to
     net = build_finder_net(encoder, pretrained=False)
     net.check_size("tile", settings.tile)
     try:
-        net.load_state_dict(load_file(weights), strict=True)
-    except (OSError, RuntimeError, SafetensorError) as error:
+        net.load_state_dict(load_weights(weights), strict=True)
+    except RuntimeError as error:
         raise GlomflowError(
             f"finder: {weights} cannot be loaded ({_first_line(error)}); delete it and train again"
         ) from error

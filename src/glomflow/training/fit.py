@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 import glomflow
 from glomflow import config
 from glomflow.config_models import TabularKinds
 from glomflow.errors import GlomflowError
-from glomflow.files import atomic_path, write_json
+from glomflow.files import write_json
 from glomflow.models.build import build_net
 from glomflow.models.encoders import EncoderBank
 from glomflow.models.losses import Criterion, balanced_weights
 from glomflow.models.patient_model import PatientModel
+from glomflow.models.trained_weights import save_weights
 from glomflow.tables import Column, Schema, write_table
 from glomflow.training.checkpoints import Checkpoint, Observer, training_digest
 from glomflow.training.data import FoldData, Shelf, Stores, channel_statistics
@@ -298,7 +298,6 @@ def _write(
     history: Path,
     settings_json: Path,
 ) -> None:
-    weights = {name: value.contiguous().cpu() for name, value in progress.best_state.items()}
     write_table(history, pd.DataFrame(progress.history), HISTORY)
     write_json(
         settings_json,
@@ -317,5 +316,4 @@ def _write(
             "trained_parameters": sum(p.numel() for p in task.module.parameters() if p.requires_grad),
         },
     )
-    with atomic_path(out) as temporary:
-        save_file(weights, temporary)
+    save_weights(out, progress.best_state)

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from glomflow import config
 from glomflow.errors import GlomflowError
 from glomflow.files import read_json
 from glomflow.models.outputs import Outputs, modality_names, probabilities
 from glomflow.models.patient_model import PatientModel
+from glomflow.models.trained_weights import load_weights
 from glomflow.tables import INSTANCES, PREDICTIONS, probability_columns
 from glomflow.training.data import FoldData, Shelf, Stores, chunks
 from glomflow.training.features import resolve_device
@@ -117,8 +116,8 @@ def load_trained(
     channels = trained["channels"] if is_frozen(settings, model_name) else None
     module = build_model(settings, model, channels=channels, pretrained=False)
     try:
-        module.load_state_dict(load_file(weights), strict=True)
-    except (OSError, RuntimeError, SafetensorError) as error:
+        module.load_state_dict(load_weights(weights), strict=True)
+    except RuntimeError as error:
         raise GlomflowError(
             f"{weights}: cannot be loaded ({error}); delete the weights and train again"
         ) from error

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 import glomflow
 from glomflow import config
 from glomflow.errors import GlomflowError
-from glomflow.files import atomic_path, write_json
+from glomflow.files import write_json
 from glomflow.models.baselines.tabular import TABULAR_NETS, BoosterNet, LogisticNet, TabularNet
 from glomflow.models.batch import Pooled, concatenate
 from glomflow.models.losses import Criterion
 from glomflow.models.patient_model import PatientModel
+from glomflow.models.trained_weights import save_weights
 from glomflow.tables import write_table
 from glomflow.training.data import FoldData, Stores
 from glomflow.training.fit import HISTORY, class_numbers, encoder_settings, split_places
@@ -140,8 +140,7 @@ def train_tabular(
             **details,
         },
     )
-    with atomic_path(out) as temporary:
-        save_file({name: value.contiguous() for name, value in module.state_dict().items()}, temporary)
+    save_weights(out, module.state_dict())
 
 
 def _pooled(module: PatientModel, data: FoldData) -> Pooled:

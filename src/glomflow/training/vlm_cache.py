@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from glomflow.errors import GlomflowError
 from glomflow.files import atomic_path, sha256_json, write_json
+from glomflow.imaging.crop_store import new_array
 
 _HASH_BLOCK = 64
 
@@ -154,7 +155,7 @@ class ActivationCache:
             for batch in self._batches(backbone, crops, places, block):
                 if store is None:
                     shape = (len(places), *batch.shape[1:])
-                    store = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+                    store = new_array(temporary, np.float32, shape)
                 store[start : start + len(batch)] = batch
                 start += len(batch)
             if store is None:
