@@ -90,17 +90,17 @@ def read_sheet(
     text = _decode(sheet, folder / name, required)
     if text is None:
         return sheet
-    if not _comma_separated(sheet, text.splitlines()[0]):
+    if not _comma_separated(sheet, io.StringIO(text, newline=None).readline()):
         return sheet
     records = _records(sheet, text)
     if not records:
         return sheet
     header = [cell.strip() for cell in records[0]]
-    filled = [(number, cells) for number, cells in enumerate(records[1:], 2) if any(map(str.strip, cells))]
-    rows = filled if keep is None else _wanted(filled, header, keep)
+    wanted = enumerate(records[1:], 2) if keep is None else _wanted(records, header, keep)
+    rows = [(number, cells) for number, cells in wanted if any(map(str.strip, cells))]
     columns = _columns(sheet, header, rows)
     _check_header(sheet, columns, required, known)
-    if not filled:
+    if not rows and not (keep and any(any(map(str.strip, cells)) for cells in records[1:])):
         sheet.add(None, None, None, "the sheet has a header but no rows; fill it in")
         return sheet
     sheet.frame = _frame(columns, known, [number for number, _ in rows])
@@ -109,8 +109,9 @@ def read_sheet(
 
 
 def _wanted(
-    rows: list[tuple[int, list[str]]], header: list[str], keep: Callable[[str], bool]
-) -> list[tuple[int, list[str]]]:
+    records: list[list[str]], header: list[str], keep: Callable[[str], bool]
+) -> Iterable[tuple[int, list[str]]]:
+    rows = enumerate(records[1:], 2)
     if "patient" not in header:
         return rows
     place = header.index("patient")
