@@ -10,8 +10,8 @@ from glomflow.config_check import load_config
 from glomflow.cohort.bucket import bucket_at, expose_s3_settings, is_bucket
 from glomflow.cohort.fetch import as_params, downloads_by_shard, is_fetched, missing
 from glomflow.cohort.fingerprint import (
+    Fingerprints,
     require_sheets,
-    shard_fingerprint,
     shard_rows,
     sheet_fingerprint,
     sheet_sites,
@@ -23,6 +23,7 @@ from glomflow.evaluation.detection_summary import TABLES as FINDER_TABLES
 from glomflow.evaluation.explanations import TABLES as EXPLANATION_CHECKS
 from glomflow.evaluation.few_shot_schemas import TABLES as FEW_SHOT_SCHEMAS
 from glomflow.evaluation.summary_schemas import TABLES
+from glomflow.repeated_inputs import without_repeats
 from glomflow.models.vlm.label_sets import check_labels
 
 BASE = Path(workflow.basedir)
@@ -44,6 +45,7 @@ PHANTOM = CONFIG.cohort.source == "phantom"
 FOLDER = f"{R}/phantom" if PHANTOM else CONFIG.cohort.folder
 if is_bucket(FOLDER):
     FOLDER = FOLDER.rstrip("/")
+FINGERPRINTS = Fingerprints(FOLDER)
 SEARCH = CONFIG.diagnosis.search.trials > 0
 MODELS_OF = {task: list(CONFIG.diagnosis.models_of(task)) for task in TASKS}
 # Networks that can lack a modality, by task.
@@ -172,7 +174,7 @@ def fingerprint(wildcards):
     """Sizes and times of a shard's image files, so that a changed file reruns its shard."""
     if SHEETS_ONLY:
         return stored_fingerprint(int(wildcards.shard))
-    return shard_fingerprint(f"{R}/cohort/images/{wildcards.shard}.parquet", FOLDER)
+    return FINGERPRINTS.of(f"{R}/cohort/images/{wildcards.shard}.parquet")
 
 
 def stored_fingerprint(shard=None):
@@ -231,15 +233,16 @@ def store(modality, suffix):
 
 
 def model_inputs(wildcards):
-    """What a model reads: crop stores, and cached features where its encoders are frozen."""
+    """What a model reads: indices, with crops or, where its encoders are frozen, cached features."""
     files = {}
     for modality, encoder in encoder_names(wildcards.model).items():
         modality = modality.lower()
         # Colours that are fitted on training patients make the crops of each fold its own.
         name = f"{modality}_fold{wildcards.fold}" if modality in FITTED else modality
         files[f"{modality}_index"] = store(name, "parquet")
-        files[f"{modality}_crops"] = store(name, "npy")
-        if is_frozen(wildcards.model):
+        if not is_frozen(wildcards.model):
+            files[f"{modality}_crops"] = store(name, "npy")
+        else:
             files[f"{modality}_features"] = expand(
                 f"{R}/features/{features_folder(encoder)}{name}/{{shard}}.npy",
                 shard=SHARDS,
@@ -247,13 +250,23 @@ def model_inputs(wildcards):
     return files
 
 
-def subset_inputs(wildcards):
-    """What the models of a task read that can lack a modality."""
+def all_subset_inputs(wildcards):
+    """What the models of a task read that can lack a modality, by model."""
     files = {}
     for place, model in enumerate(PARTIAL[wildcards.task]):
         own = model_inputs(SimpleNamespace(model=model, fold=wildcards.fold))
         files |= {f"model{place}_{name}": paths for name, paths in own.items()}
     return files
+
+
+def subset_inputs(wildcards):
+    """The same, each file once."""
+    return without_repeats(all_subset_inputs(wildcards))[0]
+
+
+def subset_repeats(wildcards):
+    """What several of these models read: name to the input that stands for it."""
+    return without_repeats(all_subset_inputs(wildcards))[1]
 
 
 def subset_files(what, wildcards):
@@ -425,7 +438,7 @@ def finder_fingerprint(wildcards):
     """Sizes and times of the fields that a finder learns from."""
     if SHEETS_ONLY:
         return stored_fingerprint()
-    return shard_fingerprint(f"{R}/finder/training/{wildcards.finder}.parquet", FOLDER)
+    return FINGERPRINTS.of(f"{R}/finder/training/{wildcards.finder}.parquet")
 
 
 def found_glomeruli(table):
@@ -665,19 +678,29 @@ FROZEN = [model for model in MODELS if is_frozen(model)]
 TRAINED = [model for model in MODELS if model not in FROZEN]
 
 
-def job_inputs(models, split):
+def all_job_inputs(models, split, wildcards):
     """What a job reads of a fold: tables, stores and search results of each of its models."""
+    found = {}
+    for place, model in enumerate(models or [wildcards.model]):
+        one = SimpleNamespace(model=model, fold=wildcards.fold)
+        own = model_inputs(one) | {"table": model_table(split)(one)}
+        own["search"] = search_results(one)
+        found |= {f"model{place}_{name}": paths for name, paths in own.items()}
+    return found
 
-    def files(wildcards):
-        found = {}
-        for place, model in enumerate(models or [wildcards.model]):
-            one = SimpleNamespace(model=model, fold=wildcards.fold)
-            own = model_inputs(one) | {"table": model_table(split)(one)}
-            own["search"] = search_results(one)
-            found |= {f"model{place}_{name}": paths for name, paths in own.items()}
-        return found
 
-    return files
+def job_inputs(models, split):
+    """The same, each file once."""
+    return lambda wildcards: without_repeats(all_job_inputs(models, split, wildcards))[
+        0
+    ]
+
+
+def job_repeats(models, split):
+    """What several models of a job read: name to the input that stands for it."""
+    return lambda wildcards: without_repeats(all_job_inputs(models, split, wildcards))[
+        1
+    ]
 
 
 def job_configs(wildcards):

@@ -21,6 +21,7 @@ if FROZEN:
             gpu=0,
         params:
             configs=job_configs,
+            repeats=job_repeats(FROZEN, "train"),
             seeds=SEEDS,
             checkpoints=frozen_files("checkpoints/{model}_fold{fold}_seed{seed}.pt"),
             code=code("train.py"),
@@ -51,6 +52,7 @@ if FROZEN:
             gpu=0,
         params:
             configs=job_configs,
+            repeats=job_repeats(FROZEN, "test"),
             seeds=SEEDS,
             code=code("predict.py"),
         script:
@@ -83,6 +85,7 @@ if TRAINED:
             gpu=CONFIG.diagnosis.training.devices,
         params:
             configs=job_configs,
+            repeats=job_repeats([], "train"),
             seeds=lambda wildcards: [int(wildcards.seed)],
             checkpoints=[result("checkpoints/{model}_fold{fold}_seed{seed}.pt")],
             code=code("train.py"),
@@ -113,6 +116,7 @@ if TRAINED:
             gpu=1,
         params:
             configs=job_configs,
+            repeats=job_repeats([], "test"),
             seeds=lambda wildcards: [int(wildcards.seed)],
             code=code("predict.py"),
         script:

@@ -54,6 +54,7 @@ if DIAGNOSIS:
             configs=lambda wildcards: {
                 model: model_settings(model) for model in PARTIAL[wildcards.task]
             },
+            repeats=subset_repeats,
             seeds=SEEDS,
             code=code("predict_subsets.py"),
         script:

@@ -21,9 +21,13 @@ def read(params, folder: Path):
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads), cohort_files(snakemake.params.folder) as folder:
+        from glomflow.cohort.sheets import shards_advice
         from glomflow.tables import IMAGES, PATIENTS, write_table
 
         patients, images = read(snakemake.params, folder)
         write_table(snakemake.output.patients, patients, PATIENTS)
         write_table(snakemake.output.images, images, IMAGES)
         print(f"{len(patients)} patients, {len(images)} images, {snakemake.params.shards} shards")
+        advice = shards_advice(len(patients), snakemake.params.shards)
+        if advice:
+            print(advice)

@@ -6,7 +6,7 @@ from glomflow.cohort.bucket import cohort_files
 from glomflow.jobs import job
 
 
-def read(params, folder: Path):
+def read(params, folder: Path, shard: int):
     from glomflow.cohort.source import read_source
     from glomflow.config import Cohort
 
@@ -16,7 +16,7 @@ def read(params, folder: Path):
         n_splits=params.n_splits,
         shards=params.shards,
         diagnosis=params.diagnosis,
-        check_files=False,
+        shard=shard,
     )
     return images
 
@@ -25,7 +25,6 @@ if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads), cohort_files(snakemake.params.folder) as folder:
         from glomflow.tables import IMAGES, write_table
 
-        images = read(snakemake.params, folder)
-        own = images[images["shard"] == int(snakemake.wildcards.shard)].reset_index(drop=True)
-        write_table(snakemake.output[0], own, IMAGES)
-        print(f"{own['patient'].nunique()} patients, {len(own)} images")
+        images = read(snakemake.params, folder, int(snakemake.wildcards.shard))
+        write_table(snakemake.output[0], images, IMAGES)
+        print(f"{images['patient'].nunique()} patients, {len(images)} images")

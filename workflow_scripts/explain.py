@@ -27,7 +27,7 @@ def explain(inputs, config: dict, model: str, fold: int, seed: int, threads: int
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads, snakemake.resources.gpu):
         explained = explain(
             snakemake.input,
             snakemake.params.config,

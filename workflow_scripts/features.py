@@ -13,7 +13,7 @@ def encode(crops: Path, index: Path, settings: dict, offline: bool, out: Path, t
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads, snakemake.resources.gpu):
         encode(
             Path(snakemake.input.crops),
             Path(snakemake.input.index),

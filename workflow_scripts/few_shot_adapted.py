@@ -13,7 +13,7 @@ def run(task, names: list[str], files):
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads, snakemake.resources.gpu):
         from glomflow.evaluation.adapted_jobs import Job
         from glomflow.tables import FEW_SHOT, GEOMETRY, probability_columns, write_table
 

@@ -35,7 +35,8 @@ def search(inputs, folder: Path, settings: dict, finders: list[str], out: Path, 
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads), cohort_files(snakemake.params.folder) as folder:
+    gpus = snakemake.resources.gpu
+    with job(snakemake.log[0], snakemake.threads, gpus), cohort_files(snakemake.params.folder) as folder:
         from glomflow.tables import FOUND, SEARCHED, write_table
 
         searched, found = search(

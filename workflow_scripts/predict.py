@@ -4,10 +4,11 @@ from glomflow.jobs import job
 
 
 def predict(inputs, outputs, params, fold: int, threads: int) -> None:
+    from glomflow.repeated_inputs import with_repeats
     from glomflow.training.runs import predict_runs, runs_of
     from glomflow.training.stores import paths_of
 
-    files = dict(inputs.items())
+    files = with_repeats(dict(inputs.items()), params.repeats)
     predict_runs(
         runs_of(params.configs, params.seeds, files, files),
         fold,
@@ -18,6 +19,6 @@ def predict(inputs, outputs, params, fold: int, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads, snakemake.resources.gpu):
         fold = int(snakemake.wildcards.fold)
         predict(snakemake.input, snakemake.output, snakemake.params, fold, snakemake.threads)

@@ -14,15 +14,16 @@ def stores_of(place: int, files: dict):
     )
 
 
-def predict(inputs, configs: dict, seeds: list[int], fold: int, threads: int):
+def predict(inputs, repeats: dict, configs: dict, seeds: list[int], fold: int, threads: int):
     import pandas as pd
 
     from glomflow.config import Config
+    from glomflow.repeated_inputs import with_repeats
     from glomflow.tables import TEST, read_table
     from glomflow.training.search import apply_search_files
     from glomflow.training.subsets import predict_subsets
 
-    files = dict(inputs.items())
+    files = with_repeats(dict(inputs.items()), repeats)
     patients = read_table(inputs.patients, TEST)["patient"].tolist()
     trained = zip(inputs.weights, inputs.settings, strict=True)
     parts = []
@@ -48,13 +49,18 @@ def predict(inputs, configs: dict, seeds: list[int], fold: int, threads: int):
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads, snakemake.resources.gpu):
         from glomflow.config import Config
         from glomflow.tables import SUBSETS, probability_columns, write_table
 
         configs = snakemake.params.configs
         rows = predict(
-            snakemake.input, configs, snakemake.params.seeds, int(snakemake.wildcards.fold), snakemake.threads
+            snakemake.input,
+            snakemake.params.repeats,
+            configs,
+            snakemake.params.seeds,
+            int(snakemake.wildcards.fold),
+            snakemake.threads,
         )
         classes = Config(**next(iter(configs.values()))).classes_of(snakemake.wildcards.task)
         write_table(snakemake.output[0], rows, SUBSETS, probability_columns(classes))

@@ -25,7 +25,7 @@ def check(config: dict) -> None:
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads, snakemake.resources.gpu):
         check(snakemake.config)
         accuracy = pretrain_vlm(
             snakemake.params.settings,

@@ -25,7 +25,7 @@ def search(inputs, config: dict, model: str, fold: int, outputs, journal: Path, 
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads, snakemake.resources.gpu):
         search(
             snakemake.input,
             snakemake.params.config,

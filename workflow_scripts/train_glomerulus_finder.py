@@ -25,7 +25,8 @@ def train(table: Path, folder: Path, settings: dict, seed: int, offline: bool, f
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads), cohort_files(snakemake.params.folder) as folder:
+    gpus = snakemake.resources.gpu
+    with job(snakemake.log[0], snakemake.threads, gpus), cohort_files(snakemake.params.folder) as folder:
         from glomflow.training.finder_types import FinderFiles
         from glomflow.training.seeds import derive_seed
 

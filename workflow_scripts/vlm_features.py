@@ -16,7 +16,7 @@ def check(task, config: dict) -> None:
 
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads, snakemake.resources.gpu):
         from glomflow.evaluation.adapted_jobs import Job, encode_crops
 
         task = Job.of(snakemake.input, snakemake.params, snakemake.threads)

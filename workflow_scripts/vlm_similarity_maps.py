@@ -5,7 +5,7 @@ from pathlib import Path
 from glomflow.jobs import job
 
 if __name__ == "__main__":
-    with job(snakemake.log[0], snakemake.threads):
+    with job(snakemake.log[0], snakemake.threads, snakemake.resources.gpu):
         from glomflow.evaluation.adapted_jobs import Job
         from glomflow.evaluation.similarity import similarity_maps, write_similarity
 

@@ -29,6 +29,19 @@ def _parser() -> argparse.ArgumentParser:
     annotations.add_argument("source", type=Path, help="annotation file")
     annotations.add_argument("--image", type=Path, required=True, help="the image that was annotated")
     annotations.add_argument("--out", type=Path, required=True, help="GeoJSON file to write")
+    costs = commands.add_parser("estimate", help="estimate from a finished run what larger cohorts will take")
+    costs.add_argument("results", type=Path, help="results folder of a finished run")
+    costs.add_argument("--patients", type=int, nargs="+", default=[1000, 10_000, 100_000], help="cohorts")
+    costs.add_argument("--workers", type=int, default=64, help="jobs that run at a time")
+    costs.add_argument(
+        "--pixels", type=float, nargs="+", default=[1.0], help="how many times as many pixels the images have"
+    )
+    costs.add_argument(
+        "--time",
+        choices=["s", "cpu_time"],
+        default="s",
+        help="wall or processor time of the run's benchmarks",
+    )
     status = commands.add_parser(
         "status", help="say how far a run is: beside it, after it, or from a copy of its results"
     )
@@ -64,6 +77,13 @@ def _run(arguments: argparse.Namespace) -> None:
         from glomflow.imaging.readers.formats import format_table
 
         print(format_table())
+        return
+    if arguments.command == "estimate":
+        from glomflow.estimates import costs_table, estimate_table, measured_costs
+
+        costs = measured_costs(arguments.results, arguments.time)
+        told = {"workers": arguments.workers, "pixels": arguments.pixels}
+        print(costs_table(costs), estimate_table(costs, arguments.patients, **told), sep="\n\n")
         return
     from glomflow.cohort.sheets import read_cohort
 

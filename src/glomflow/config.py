@@ -51,10 +51,11 @@ class Run(Section):
         "glomerulus from few labelled examples.",
     )
     seed: int = Field(2026, ge=0, description="Seed of folds, training and intervals.")
-    shards: Count = Field(
+    shards: Annotated[int, Field(ge=1, le=10_000)] = Field(
         2,
         description="Groups of patients that image jobs run on. Keep it fixed once a cohort is running: "
-        "a patient's shard depends on it. About one shard per 20 to 50 patients.",
+        "a patient's shard depends on it. For a cohort that will have 1,000 patients 40, for 10,000 200, for "
+        "100,000 1000 ([scale.md](scale.md)).",
     )
     strict: bool = Field(
         False, description="Stop at the first image that cannot be used, instead of reporting it at the end."

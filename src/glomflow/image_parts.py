@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup")
 """A folder that holds one of these is a Zarr group."""
 SIDECAR_SUFFIXES = (".txt", ".json", ".xml", ".ini", ".hdr")
 _DICOM_AT = 128
+_WITH_COMPANIONS = (".mrxs", ".vms", ".vmu")
 _NOT_OURS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 """What file browsers leave behind; looking at a folder must not change its digest."""
 
@@ -126,9 +128,19 @@ def sidecars(path: str | os.PathLike[str]) -> list[Path]:
         Those of ``image.tif.txt``, ``image.txt`` and the same with the other suffixes that exist.
     """
     place = Path(path)
-    names = [Path(f"{place}{suffix}") for suffix in SIDECAR_SUFFIXES]
-    names += [place.with_suffix(suffix) for suffix in SIDECAR_SUFFIXES]
-    return [name for name in dict.fromkeys(names) if name != place and name.is_file()]
+    names = [place.with_name(name) for name in sidecar_names(place.name)]
+    return [name for name in names if name.is_file()]
+
+
+def sidecar_names(image: str) -> list[str]:
+    """Returns the names that a text file beside an image may have.
+
+    Args:
+        image: Name of the image file, without its folder.
+    """
+    stem = os.path.splitext(image)[0]
+    names = [f"{base}{suffix}" for base in (image, stem) for suffix in SIDECAR_SUFFIXES]
+    return [name for name in dict.fromkeys(names) if name != image]
 
 
 def image_stamp(path: str | os.PathLike[str]) -> tuple[int, int | str]:
@@ -142,6 +154,9 @@ def image_stamp(path: str | os.PathLike[str]) -> tuple[int, int | str]:
         and a digest over name, size and time of each. (-1, -1) if nothing is there.
     """
     try:
+        found = os.stat(path)
+        if stat.S_ISREG(found.st_mode) and not os.fspath(path).lower().endswith(_WITH_COMPANIONS):
+            return found.st_size, found.st_mtime_ns
         parts = image_parts(path)
         stamps = [(part, part.stat()) for part in parts]
     except OSError:
@@ -179,7 +194,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def named_in_vms(path: Path) -> list[str]:
     """Returns the names of the files beside it that a slide in VMS or VMU is made of; else none."""
-    if path.suffix.lower() not in (".vms", ".vmu") or not path.is_file():
+    if path.suffix.lower() not in _WITH_COMPANIONS[1:] or not path.is_file():
         return []
     text = path.read_bytes()[:100_000].decode("latin-1")
     values = [line.split("=", 1)[1].strip() for line in text.splitlines() if line.count("=") == 1]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from glomflow.errors import GlomflowError
+from glomflow.gpus import VISIBLE, claim_gpus
 from glomflow.job_lock import lock_outputs, unlock_outputs, whereabouts
 from glomflow.resource_failures import explain_failure
 
@@ -29,22 +30,25 @@ def _write(handle: int, text: bytes) -> None:
 
 
 @contextlib.contextmanager
-def job(log: str | os.PathLike[str], threads: int = 1) -> Iterator[None]:
+def job(log: str | os.PathLike[str], threads: int = 1, gpus: int = 0) -> Iterator[None]:
     """Runs a block as a job: its output goes to ``log`` and to the console.
 
     A :class:`GlomflowError`, a full disk and the like end the job with a message alone, any other exception
-    with its traceback; the log always gets the traceback. Numerical libraries are held to ``threads``. A job
-    that would write the same files as one that still runs waits for it, see :mod:`glomflow.job_lock`.
+    with its traceback; the log always gets the traceback. Numerical libraries are held to ``threads``, CUDA
+    to as many devices as are asked for, which are this process's own until it ends. A job that would write
+    the same files as one that still runs waits for it, see :mod:`glomflow.job_lock`.
 
     Args:
         log: File that receives standard output and standard error, also those of C libraries.
         threads: Threads that the job may use.
+        gpus: GPUs that it computes on; without any it sees none.
 
     Raises:
         SystemExit: The block raised an exception.
     """
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(threads)
+    visible = os.environ.get(VISIBLE)
     lock, handle = _opened(log)
     saved = os.dup(1), os.dup(2)
     read_end, write_end = os.pipe()
@@ -55,6 +59,7 @@ def job(log: str | os.PathLike[str], threads: int = 1) -> Iterator[None]:
         os.dup2(write_end, 1)
         os.dup2(write_end, 2)
         try:
+            claim_gpus(gpus)
             yield
         except GlomflowError as error:
             failure = f"error: {error}"
@@ -76,6 +81,10 @@ def job(log: str | os.PathLike[str], threads: int = 1) -> Iterator[None]:
         tee.join(timeout=5)
         for descriptor in (handle, read_end, *saved):
             os.close(descriptor)
+        if visible is None:
+            os.environ.pop(VISIBLE, None)
+        else:
+            os.environ[VISIBLE] = visible
         unlock_outputs(lock, log)
     if failure is not None:
         raise SystemExit(1)

@@ -24,12 +24,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("cohort", [SHEETS, CROPS])
-def test_files_are_looked_at_unless_told_not_to(folder: Path, cohort: Cohort) -> None:
-    settings = {"n_splits": 1, "shards": 2, "diagnosis": True}
-    patients, images = read_source(cohort, folder, check_files=False, **settings)
-    assert len(images) == 2
-    assert set(images["patient"]) == set(patients["patient"])
-    assert images["image"].notna().all()
+def test_a_shard_has_its_own_rows_and_leaves_files_alone(folder: Path, cohort: Cohort) -> None:
+    settings = {"n_splits": 1, "shards": 5, "diagnosis": True}
+    names = ["p", "q"] if cohort.source == "sheets" else ["s"]
+    for shard in range(5):
+        patients, images = read_source(cohort, folder, shard=shard, **settings)
+        own = [name for name in names if shard_of(name, 5) == shard]
+        assert patients["patient"].tolist() == own
+        assert sorted(set(images["patient"])) == own
+        assert images["image"].notna().all()
+        assert set(images["shard"]) <= {shard}
     with pytest.raises(CohortError, match="2 problems"):
         read_source(cohort, folder, **settings)
 
@@ -37,8 +41,9 @@ def test_files_are_looked_at_unless_told_not_to(folder: Path, cohort: Cohort) ->
 def test_with_another_problem_the_files_are_listed_too(folder: Path) -> None:
     sheet = folder / "images.csv"
     sheet.write_text(sheet.read_text(encoding="utf-8").replace("q,TEM", "q,EM"), encoding="utf-8")
+    shard = shard_of("q", 2)
     with pytest.raises(CohortError, match="3 problems") as error:
-        read_source(SHEETS, folder, n_splits=1, shards=2, diagnosis=True, check_files=False)
+        read_source(SHEETS, folder, n_splits=1, shards=2, diagnosis=True, shard=shard)
     assert "p.tif" in str(error.value)
     assert "'EM'" in str(error.value)
 

@@ -24,5 +24,12 @@ def test_shards_are_paired_in_order() -> None:
     }
 
 
+def test_features_need_no_crops() -> None:
+    files = {"om_index": ["a.parquet"], "om_features": ["fa.npy"]}
+    assert stores_from_files(files) == {
+        "OM": [StoreRef(Path("fa.npy"), Path("a.parquet"), Path("fa.npy"))],
+    }
+
+
 def test_modalities_without_an_index_are_absent() -> None:
     assert stores_from_files({"table": "train.parquet"}) == {}

@@ -28,7 +28,9 @@ def own(demo, tmp_path_factory):
 
 
 def targets() -> list[str]:
-    stores = [f"results/own/crops/{name}/{shard:04d}.npy" for name in ("om", "tem") for shard in range(3)]
+    stores = [
+        f"results/own/crops/{name}/{shard:04d}.npy" for name in ("om", "im", "tem") for shard in range(3)
+    ]
     return ["results/own/inventory.parquet", "results/own/cohort/patients.parquet", *stores]
 
 
@@ -57,9 +59,13 @@ def test_a_new_patient_redoes_one_shard(own) -> None:
         "inventory",
         "stain_profiles",
         "glomerulus_crops",
+        "im_crops",
         "tem_tiles",
     )
     assert plan == dict.fromkeys(once, 1)
+    whole = own.planned()
+    assert {name: whole[name] for name in once} == plan
+    assert whole["features"] == 9
     own.snakemake("--", *targets())
     shard = shard_of("new", 3)
     inventory = pd.read_parquet(own.folder / f"results/own/inventory/{shard:04d}.parquet")

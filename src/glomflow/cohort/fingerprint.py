@@ -8,47 +8,92 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+import posixpath
+from collections.abc import Sequence
 from pathlib import Path
 
 from glomflow.cohort.bucket import Bucket, bucket_at, is_bucket
 from glomflow.cohort.sheets import shard_of
 from glomflow.errors import CohortError, Problem
 from glomflow.files import sha256_file, sha256_json
-from glomflow.image_parts import image_stamp, sidecars
+from glomflow.image_parts import SIDECAR_SUFFIXES, image_stamp, sidecar_names, sidecars
 from glomflow.suggest import did_you_mean
+
+_ABSENT = (-1, -1)
+
+
+class Fingerprints:
+    """Digests of shards' files, each computed once: several rules of a shard hang on the same one.
+
+    What is kept is never newer than what a job reads afterwards, so that a file that changes meanwhile
+    reruns its shard the next time.
+
+    Args:
+        folder: Cohort folder that the paths in tables are relative to.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._root = os.fspath(folder)
+        self._known: dict[str, tuple[tuple[int, int], str]] = {}
+        self._texts: dict[str, frozenset[str]] = {}
+
+    def of(self, images: str | os.PathLike[str]) -> str:
+        """Digests size and modification time of every image and annotation of a shard.
+
+        Of an image that is a folder or has companion files, all of them count, and of a micrograph the
+        text files beside it.
+
+        Args:
+            images: The shard's IMAGES table, or another with its columns ``path`` and ``annotation``; it
+                need not exist yet.
+
+        Returns:
+            64 hexadecimal digits; ``"pending"`` while the table does not exist; ``"unreadable"`` where it
+            is damaged, which the jobs that read it report.
+        """
+        key, stamp = os.fspath(images), _stamp(Path(images))
+        if stamp == _ABSENT:
+            return "pending"
+        if key not in self._known or self._known[key][0] != stamp:
+            self._known[key] = stamp, self._digest(key)
+        return self._known[key][1]
+
+    def _digest(self, images: str) -> str:
+        import pyarrow.parquet
+
+        try:
+            with pyarrow.parquet.ParquetFile(images) as file:
+                wanted = {"path", "annotation", "modality"} & set(file.schema_arrow.names)
+                table = file.read(sorted(wanted)).to_pydict()
+        except (OSError, ValueError):
+            return "unreadable"
+        names = {posixpath.normpath(name) for key in ("path", "annotation") for name in table[key] if name}
+        for path, modality in zip(table["path"], table.get("modality", ()), strict=False):
+            if modality == "TEM" and path:
+                names.update(self._beside(posixpath.normpath(path)))
+        return sha256_json([[name, *image_stamp(os.path.join(self._root, name))] for name in sorted(names)])
+
+    def _beside(self, path: str) -> list[str]:
+        folder, image = posixpath.split(path)
+        if folder not in self._texts:
+            self._texts[folder] = _text_files(os.path.join(self._root, folder))
+        texts = self._texts[folder]
+        names = sidecar_names(image) if texts else ()
+        return [posixpath.join(folder, name) for name in names if name in texts]
 
 
 def shard_fingerprint(images: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
-    """Digests size and modification time of every image and annotation of a shard.
+    """Digests a shard's files as they are now, see :meth:`Fingerprints.of`."""
+    return Fingerprints(folder).of(images)
 
-    Of an image that is a folder or has companion files, all of them count, and of a micrograph the text
-    files beside it.
 
-    Args:
-        images: The shard's IMAGES table, or another with its columns ``path`` and ``annotation``; it need
-            not exist yet.
-        folder: Cohort folder that the table's paths are relative to.
-
-    Returns:
-        64 hexadecimal digits; ``"pending"`` while the table does not exist; ``"unreadable"`` where it
-        is damaged, which the jobs that read it report.
-    """
-    if not os.path.exists(images):
-        return "pending"
-    import pyarrow.parquet
-
+def _text_files(folder: str) -> frozenset[str]:
     try:
-        table = pyarrow.parquet.read_table(images)
-    except (OSError, ValueError):
-        return "unreadable"
-    root = Path(folder)
-    paths = {root / path for name in ("path", "annotation") for path in table[name].to_pylist() if path}
-    if "modality" in table.column_names:
-        for row in table.select(["path", "modality"]).to_pylist():
-            paths.update(sidecars(root / row["path"]) if row["modality"] == "TEM" and row["path"] else ())
-    names = sorted((path.relative_to(root).as_posix(), path) for path in paths)
-    return sha256_json([[name, *image_stamp(path)] for name, path in names])
+        with os.scandir(folder) as entries:
+            found = [entry.name for entry in entries if entry.name.endswith(SIDECAR_SUFFIXES)]
+            return frozenset(name for name in found if os.path.isfile(os.path.join(folder, name)))
+    except OSError:
+        return frozenset()
 
 
 def sheet_fingerprint(
@@ -134,10 +179,10 @@ def require_sheets(folder: str | os.PathLike[str], names: Sequence[str]) -> None
     if not root.is_dir():
         advice = f"there is no folder {root.absolute()}; correct the path or create the folder"
         raise CohortError([Problem("cohort.folder", None, None, str(folder), advice)])
-    found = sorted(entry.name for entry in root.glob("*.csv"))
     problems = []
     for name in names:
         if not (root / name).is_file():
+            found = sorted(entry.name for entry in root.glob("*.csv"))
             hint = did_you_mean(name, found) or "; put it there (docs/cohort.md describes it)"
             problems.append(Problem(name, None, None, None, f"the sheet is not in {root.absolute()}{hint}"))
     if problems:
@@ -204,31 +249,34 @@ def shard_rows(sheets: Sequence[str | os.PathLike[str]], shard: int, shards: int
 def _rows_by_shard(stamps: tuple[tuple[str, int, int], ...], shards: int) -> dict[int, str]:
     digests = [hashlib.sha256() for _ in range(shards)]
     for path, *_ in stamps:
-        for shard, text in _sheet_rows(Path(path), shards):
-            for digest in digests if shard is None else (digests[shard],):
-                digest.update(text.encode())
+        for digest, own in zip(digests, _sheet_digests(Path(path), shards), strict=True):
+            digest.update(own)
     return {number: digest.hexdigest() for number, digest in enumerate(digests)}
 
 
-def _sheet_rows(path: Path, shards: int) -> Iterator[tuple[int | None, str]]:
-    """Yields rows as text with their shard; None is text that concerns every shard."""
+def _sheet_digests(path: Path, shards: int) -> list[bytes]:
+    """Returns the digest of each shard's rows and of the header, reading the sheet once."""
     try:
-        rows = list(csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"))))
+        reader = csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig")))
+        header = [name.strip() for name in next(reader, [])]
+        digests = [hashlib.sha256(json.dumps([path.name, header]).encode()) for _ in range(shards)]
+        named = [header.index(name) for name in ("patient", "slide") if name in header]
+        places: dict[str, int] = {}
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            patient = next((cells[place] for place in named if place < len(cells) and cells[place]), "")
+            if patient not in places:
+                places[patient] = shard_of(patient, shards)
+            digests[places[patient]].update(json.dumps(cells).encode())
     except (OSError, UnicodeDecodeError, csv.Error):
-        yield None, sha256_file(path) if path.is_file() else "absent"
-        return
-    header = [name.strip() for name in rows[0]] if rows else []
-    yield None, json.dumps([path.name, header])
-    named = [header.index(name) for name in ("patient", "slide") if name in header]
-    for row in rows[1:]:
-        cells = [row[place].strip() for place in named if place < len(row)]
-        patient = next((cell for cell in cells if cell), "")
-        yield shard_of(patient, shards), json.dumps([cell.strip() for cell in row])
+        whole = sha256_file(path) if path.is_file() else "absent"
+        return [whole.encode()] * shards
+    return [digest.digest() for digest in digests]
 
 
 def _stamp(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
     except OSError:
-        return (-1, -1)
+        return _ABSENT
     return (status.st_size, status.st_mtime_ns)

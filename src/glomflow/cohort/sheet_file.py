@@ -65,7 +65,14 @@ class Sheet:
                 self.flag(self.frame[column] == "", column, "the cell is empty; fill it in")
 
 
-def read_sheet(folder: Path, name: str, *, required: Sequence[str], optional: Sequence[str]) -> Sheet:
+def read_sheet(
+    folder: Path,
+    name: str,
+    *,
+    required: Sequence[str],
+    optional: Sequence[str],
+    keep: Callable[[str], bool] | None = None,
+) -> Sheet:
     """Reads a comma-separated UTF-8 sheet; every cell stays text, so that '007' stays '007'.
 
     Blanks around values and a byte-order mark are dropped, and so are rows without any value. Problems
@@ -76,27 +83,39 @@ def read_sheet(folder: Path, name: str, *, required: Sequence[str], optional: Se
         name: File name of the sheet in it.
         required: Columns that the sheet must have.
         optional: Columns that it may have.
+        keep: Tells of a patient whether the rows are wanted; the others are left out unseen.
     """
     known = [*required, *optional]
     sheet = Sheet(name, _frame({}, known, []), frozenset())
     text = _decode(sheet, folder / name, required)
     if text is None:
         return sheet
-    if not _comma_separated(sheet, text.splitlines()[0]):
+    if not _comma_separated(sheet, io.StringIO(text, newline=None).readline()):
         return sheet
     records = _records(sheet, text)
     if not records:
         return sheet
     header = [cell.strip() for cell in records[0]]
-    rows = [(number, cells) for number, cells in enumerate(records[1:], 2) if any(map(str.strip, cells))]
+    wanted = enumerate(records[1:], 2) if keep is None else _wanted(records, header, keep)
+    rows = [(number, cells) for number, cells in wanted if any(map(str.strip, cells))]
     columns = _columns(sheet, header, rows)
     _check_header(sheet, columns, required, known)
-    if not rows:
+    if not rows and not (keep and any(any(map(str.strip, cells)) for cells in records[1:])):
         sheet.add(None, None, None, "the sheet has a header but no rows; fill it in")
         return sheet
     sheet.frame = _frame(columns, known, [number for number, _ in rows])
     sheet.present = frozenset(columns) & frozenset(known)
     return sheet
+
+
+def _wanted(
+    records: list[list[str]], header: list[str], keep: Callable[[str], bool]
+) -> Iterable[tuple[int, list[str]]]:
+    rows = enumerate(records[1:], 2)
+    if "patient" not in header:
+        return rows
+    place = header.index("patient")
+    return [row for row in rows if keep(row[1][place].strip() if place < len(row[1]) else "")]
 
 
 def _frame(columns: dict[str, list[str]], known: Sequence[str], rows: list[int]) -> pd.DataFrame:

@@ -5,8 +5,9 @@ All problems are listed at once, each with its sheet, row, column, value and wha
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,8 @@ STAGED_LABEL = "MN"
 UNKNOWN_SITE = "unknown"
 MAX_ID_BYTES = 200
 """Thumbnails and crops are named after the image; file systems allow names of 255 bytes."""
+MAX_SHARDS = 10_000
+"""Shards are named by four digits."""
 
 _MODALITY_WORDS = {
     "LM": "OM",
@@ -61,7 +64,7 @@ def read_cohort(
     n_splits: int,
     shards: int,
     check_classes: bool = True,
-    check_files: bool = True,
+    shard: int | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Reads and checks the cohort's sheets.
 
@@ -80,10 +83,11 @@ def read_cohort(
         shards: Number of shards.
         check_classes: Whether labels are needed, have to be among ``classes``, and have to suffice for
             the folds. Without it (glomerulus track) a label may be anything or empty.
-        check_files: Whether to look at the files that the sheets name, too.
+        shard: Read the images of this shard's patients alone, and leave files alone; without it all.
 
     Returns:
-        The tables PATIENTS and IMAGES, in sheet order. Empty optional cells are missing values.
+        The tables PATIENTS and IMAGES, in sheet order, those of the shard if one is named. Empty optional
+        cells are missing values.
 
     Raises:
         CohortError: All problems of both sheets.
@@ -91,15 +95,19 @@ def read_cohort(
     patient_columns = PATIENT_COLUMNS if check_classes else ("patient", "site")
     optional = ("stage",) if check_classes else ("label", "stage")
     patients = read_sheet(folder, patients_csv, required=patient_columns, optional=optional)
-    images = read_sheet(
-        folder, images_csv, required=IMAGE_COLUMNS, optional=(*OPTIONAL_IMAGE_COLUMNS, *ADDRESS_COLUMNS)
-    )
+    own = None if shard is None else _in_shard(shard, shards)
+    optional_columns = (*OPTIONAL_IMAGE_COLUMNS, *ADDRESS_COLUMNS)
+    images = read_sheet(folder, images_csv, required=IMAGE_COLUMNS, optional=optional_columns, keep=own)
     _check_patients(patients, classes if check_classes else None)
     if check_classes and {"patient", "label"} <= patients.present:
         _check_class_sizes(patients, classes, n_splits)
+    if own is not None:
+        patients.frame = patients.frame[patients.frame["patient"].map(own).astype(bool)].reset_index(
+            drop=True
+        )
     _check_images(images)
     _check_belonging(patients, images)
-    check_image_files(images, "path", folder_checks(folder) if check_files else None)
+    check_image_files(images, "path", folder_checks(folder) if own is None else None)
     problems = [*patients.sorted_problems(), *images.sorted_problems()]
     if problems:
         raise CohortError(problems)
@@ -121,6 +129,43 @@ def image_id(path: str) -> str:
 def shard_of(patient: str, shards: int) -> int:
     """Returns the shard of a patient, 0 to ``shards`` - 1, by a stable hash of the identifier."""
     return int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") % shards
+
+
+def _in_shard(shard: int, shards: int) -> Callable[[str], bool]:
+    return functools.cache(lambda patient: shard_of(patient, shards) == shard)
+
+
+def recommended_shards(patients: int) -> int:
+    """Returns a number of shards that suits a cohort.
+
+    About 25 patients to a shard up to 1,000 patients, 50 at 10,000 and 100 at 100,000: jobs stay minutes
+    long, and their number grows more slowly than the cohort.
+
+    Args:
+        patients: Patients that the cohort will have once it has grown.
+
+    Returns:
+        The number, to two significant digits; 1 to :data:`MAX_SHARDS`.
+    """
+    exact = patients / 25 if patients <= 1000 else 40 * (patients / 1000) ** 0.7
+    digits = max(0, len(str(int(exact))) - 2)
+    return min(MAX_SHARDS, max(1, int(round(exact, -digits))))
+
+
+def shards_advice(patients: int, shards: int) -> str:
+    """Returns what to say about a number of shards; '' if it is within a factor of 4 of the recommended one.
+
+    Args:
+        patients: Patients of the cohort.
+        shards: ``run.shards``.
+    """
+    best = recommended_shards(patients)
+    if best <= 4 * shards and shards <= 4 * best:
+        return ""
+    return (
+        f"run.shards: {shards} puts about {patients / shards:.0f} patients into a job; about {best} shards "
+        "suit this cohort. Another number redoes all image stages (docs/scale.md)"
+    )
 
 
 def shards_of(patients: pd.Series, shards: int) -> pd.Series:

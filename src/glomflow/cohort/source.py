@@ -13,7 +13,7 @@ from glomflow.errors import CohortError
 
 
 def read_source(
-    cohort: Cohort, folder: Path, *, n_splits: int, shards: int, diagnosis: bool, check_files: bool = True
+    cohort: Cohort, folder: Path, *, n_splits: int, shards: int, diagnosis: bool, shard: int | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Reads and checks the sheets of a cohort.
 
@@ -23,29 +23,35 @@ def read_source(
         n_splits: Outer folds, which every class has to fill.
         shards: Number of shards.
         diagnosis: Whether patients need a diagnosis.
-        check_files: Whether to look at the files that the sheets name, too.
+        shard: Read this shard's rows, and leave files alone; without it all.
 
     Returns:
-        The tables PATIENTS and IMAGES.
+        The tables PATIENTS and IMAGES, those of the shard if one is named.
 
     Raises:
         CohortError: All problems of the sheets, those of the files included in any case.
     """
     try:
-        return _read(cohort, folder, n_splits, shards, diagnosis, check_files)
+        return _read(cohort, folder, n_splits, shards, diagnosis, shard)
     except CohortError:
-        if not check_files:
-            _read(cohort, folder, n_splits, shards, diagnosis, True)
+        if shard is not None:
+            _read(cohort, folder, n_splits, shards, diagnosis, None)
         raise
 
 
 def _read(
-    cohort: Cohort, folder: Path, n_splits: int, shards: int, diagnosis: bool, check_files: bool
+    cohort: Cohort, folder: Path, n_splits: int, shards: int, diagnosis: bool, shard: int | None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     if cohort.source == "crops":
-        return read_crops_folder(
-            folder, cohort.labels, classes=cohort.classes, shards=shards, check_files=check_files
+        patients, images = read_crops_folder(
+            folder, cohort.labels, classes=cohort.classes, shards=shards, check_files=shard is None
         )
+        if shard is None:
+            return patients, images
+        patients, images = (
+            table[table["shard"] == shard].reset_index(drop=True) for table in (patients, images)
+        )
+        return patients, images
     phantom = cohort.source == "phantom"
     return read_cohort(
         folder,
@@ -55,5 +61,5 @@ def _read(
         n_splits=n_splits,
         shards=shards,
         check_classes=diagnosis,
-        check_files=check_files,
+        shard=shard,
     )

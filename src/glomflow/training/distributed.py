@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from glomflow.errors import GlomflowError
+from glomflow.gpus import held_descriptors
 
 _PATIENCE = datetime.timedelta(minutes=30)
 
@@ -133,6 +134,6 @@ def launch(module: str, argument: Path, devices: int) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={devices}", "-m", module, str(argument)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    done = subprocess.run(command, check=False, env=environment)
+    done = subprocess.run(command, check=False, env=environment, pass_fds=held_descriptors())
     if done.returncode:
         raise GlomflowError(f"the training on {devices} devices failed; the reason stands above")

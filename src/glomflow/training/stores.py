@@ -13,8 +13,9 @@ def stores_from_files(files: Mapping[str, str | Sequence[str]]) -> dict[str, lis
     """Groups a job's input files into stores.
 
     Args:
-        files: Named inputs: per modality ``<modality>_index``, ``<modality>_crops`` and, where features
-            are cached, ``<modality>_features``, each a list with one file per shard; others are ignored.
+        files: Named inputs: per modality ``<modality>_index`` with ``<modality>_crops`` or, where they are
+            cached, ``<modality>_features``, each a list with one file per shard; others are ignored.
+            Without crops the features stand in their place, which no frozen encoder reads.
 
     Returns:
         The stores of each modality that has any, shards in the order given.
@@ -27,7 +28,7 @@ def stores_from_files(files: Mapping[str, str | Sequence[str]]) -> dict[str, lis
         parts = [paths_of(files.get(f"{name}_{part}", ())) for part in ("crops", "index", "features")]
         crops, index, features = parts
         cached: Sequence[Path | None] = features or [None] * len(index)
-        stores[modality] = [StoreRef(*shard) for shard in zip(crops, index, cached, strict=True)]
+        stores[modality] = [StoreRef(*shard) for shard in zip(crops or features, index, cached, strict=True)]
     return stores
 
 
