@@ -37,6 +37,14 @@ def test_groups_name_rules(repo) -> None:
     assert set(_profile(repo)["groups"]) <= _rules(repo)
 
 
+def test_no_group_holds_rules_whose_parameters_look_into_files(repo) -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (repo / "rules").glob("*.smk"))
+    for rule in _profile(repo)["groups"]:
+        body = re.split(rf"^ *rule {rule}:", text, flags=re.M)[1]
+        body = re.split(r"^ *rule \w+:", body, flags=re.M)[0]
+        assert not re.search(r"files=\w*fingerprint", body), rule
+
+
 def test_no_rule_retries_by_itself(repo) -> None:
     for path in [repo / "Snakefile", *(repo / "rules").glob("*.smk")]:
         assert "retries" not in path.read_text(encoding="utf-8"), "retries multiply with those of the profile"
@@ -96,5 +104,5 @@ def test_no_group_waits_for_itself(repo, tmp_path, settings) -> None:
         ends = [groups.get(names[number], names[number]) for number in (before, after)]
         if ends[0] != ends[1]:
             jobs.add_edge(*ends)
-    assert {"report", "shard", "folds"} <= set(jobs)
+    assert {"report", "folds", "cohort"} <= set(jobs)
     assert list(networkx.simple_cycles(jobs)) == []

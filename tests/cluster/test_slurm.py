@@ -27,12 +27,17 @@ def test_a_cluster_ends_with_the_same_bits_as_one_machine(local, on_slurm) -> No
     assert (on_slurm.folder / "results" / "report.html").stat().st_size > 100_000
 
 
+def test_a_second_run_has_nothing_to_do(on_slurm) -> None:
+    assert on_slurm.planned() == {}
+    assert on_slurm.planned("--workflow-profile", "profiles/slurm") == {}
+
+
 def test_seconds_long_rules_share_jobs(on_slurm) -> None:
     printed = (on_slurm.folder / "run0.log").read_text(encoding="utf-8")
-    folders = re.findall(r"submitted with SLURM jobid \d+ \(log: \S*/slurm_logs/(\w+)/", printed)
+    folders = re.findall(r"submitted with SLURM jobid \d+ \(log: \S*/slurm_logs/([^/]+)/", printed)
     groups = sorted(name for name in folders if name.startswith("group_"))
-    assert [name.split("_")[1] for name in groups] == ["cohort", "folds", "report", "shard"]
-    assert len(folders) == 15, "jobs for the 24 rules of the small cohort"
+    assert [name.split("_")[1] for name in groups] == ["cohort", "folds", "report"]
+    assert len(folders) == 16, "jobs for the 24 rules of the small cohort"
 
 
 LONG = "diagnosis: {training: {epochs: 600}}\n"
