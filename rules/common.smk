@@ -171,7 +171,11 @@ def stain_targets(wildcards):
 
 
 def fingerprint(wildcards):
-    """Sizes and times of a shard's image files, so that a changed file reruns its shard."""
+    """Sizes and times of a shard's image files, so that a changed file reruns its shard.
+
+    Rules that use it have a message: to print it, Snakemake looks at the parameters once more before it sends
+    the job away. Without, it would remember them as they were before the table was written.
+    """
     if SHEETS_ONLY:
         return stored_fingerprint(int(wildcards.shard))
     return FINGERPRINTS.of(f"{R}/cohort/images/{wildcards.shard}.parquet")

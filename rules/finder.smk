@@ -55,6 +55,8 @@ rule train_glomerulus_finder:
         offline=CONFIG.run.offline,
         checkpoint=result("checkpoints/finder_{finder}.pt"),
         code=code("train_glomerulus_finder.py"),
+    message:
+        "Training finder {wildcards.finder}"
     script:
         "../workflow_scripts/train_glomerulus_finder.py"
 
@@ -89,6 +91,8 @@ rule find_glomeruli:
         settings=dump(CONFIG.imaging.finder),
         finders=FINDERS,
         code=code("find_glomeruli.py"),
+    message:
+        "Searching glomeruli of shard {wildcards.shard}"
     script:
         "../workflow_scripts/find_glomeruli.py"
 

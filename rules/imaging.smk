@@ -25,6 +25,8 @@ rule ingest:
         finder=FINDER.enabled,
         strict=CONFIG.run.strict,
         code=code("ingest.py"),
+    message:
+        "Images of shard {wildcards.shard}: sizes, quality, digests"
     script:
         "../workflow_scripts/ingest.py"
 
@@ -76,6 +78,8 @@ rule stain_profiles:
         folder=FOLDER,
         settings=dump(CONFIG.imaging.stain),
         code=code("stain_profiles.py"),
+    message:
+        "Stains of shard {wildcards.shard}"
     script:
         "../workflow_scripts/stain_profiles.py"
 
@@ -136,6 +140,8 @@ rule glomerulus_crops:
         settings=dump(CONFIG.imaging.om),
         stain=dump(CONFIG.imaging.stain),
         code=code("glomerulus_crops.py"),
+    message:
+        "Glomeruli of shard {wildcards.shard}"
     script:
         "../workflow_scripts/glomerulus_crops.py"
 
@@ -164,6 +170,8 @@ rule im_crops:
         folder=FOLDER,
         settings=dump(CONFIG.imaging.im),
         code=code("im_crops.py"),
+    message:
+        "Immunofluorescence of shard {wildcards.shard}"
     script:
         "../workflow_scripts/im_crops.py"
 
@@ -192,5 +200,7 @@ rule tem_tiles:
         folder=FOLDER,
         settings=dump(CONFIG.imaging.tem),
         code=code("tem_tiles.py"),
+    message:
+        "Micrographs of shard {wildcards.shard}"
     script:
         "../workflow_scripts/tem_tiles.py"

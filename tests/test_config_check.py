@@ -429,7 +429,8 @@ def test_defaults_and_values():
         (
             "cohort.folder",
             "cohort.folder: text, or empty; default: empty. Folder of the sheets and the images; "
-            "needed for `sheets` and `crops`.",
+            "needed for `sheets` and `crops`. `s3://bucket/path` is read from a bucket "
+            "([storage.md](storage.md)).",
         ),
     ],
 )

@@ -45,6 +45,14 @@ def test_no_group_holds_rules_whose_parameters_look_into_files(repo) -> None:
         assert not re.search(r"files=\w*fingerprint", body), rule
 
 
+def test_rules_whose_parameters_look_into_files_have_a_message(repo) -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (repo / "rules").glob("*.smk"))
+    rules = [part for part in re.split(r"(?m)^ *rule ", text) if re.search(r"files=\w*fingerprint", part)]
+    assert len(rules) == 7
+    for rule in rules:
+        assert "message:" in rule, f"see fingerprint() in rules/common.smk: {rule.partition(':')[0]}"
+
+
 def test_no_rule_retries_by_itself(repo) -> None:
     for path in [repo / "Snakefile", *(repo / "rules").glob("*.smk")]:
         assert "retries" not in path.read_text(encoding="utf-8"), "retries multiply with those of the profile"

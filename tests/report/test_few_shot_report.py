@@ -251,7 +251,7 @@ def test_maps_that_do_not_fit_their_index_are_refused(compared, tmp_path) -> Non
 def shown(compared, made_up_run, tmp_path):
     """A run with a backbone whose patches were compared, and one without a text tower."""
     folder, *_ = compared
-    backbones = {"clip": VlmBackbone(), "mute": VlmBackbone().model_copy(update={"library": "other"})}
+    backbones = {"clip": VlmBackbone(), "mute": VlmBackbone().model_copy(update={"library": "timm"})}
     adapted = {"zero": Adapted(method="zero_shot", backbone="clip")}
     adapted["probe"] = Adapted(method="linear_probe", backbone="mute")
     few_shot = made_up_run.config.few_shot.model_copy(update={"adapted": adapted})

@@ -133,7 +133,7 @@ def test_the_page_has_the_section_only_where_a_finder_was_evaluated(summary, coh
             "inventory": str(tmp_path / "inventory.parquet"),
             "finder": [str(tmp_path / "finder" / name) for name in FINDER_FILES],
         },
-        cohort_folder=str(folder),
+        cohort_folder=folder,
     )
     names = ("finder_outlines", "finder_precision_recall", "finder_counts")
     paths = [tmp_path / f"{name}{'.png' if name == names[0] else '.svg'}" for name in names]

@@ -23,7 +23,7 @@ def test_files_are_named_by_what_they_are() -> None:
             "deposit_tiles": [],
         },
         [("cmus_net", 0, 5), ("cmus_net", 1, 5)],
-        cohort_folder="cohort",
+        cohort_folder=Path("cohort"),
     )
     assert inputs.patients == Path("c/patients.parquet")
     assert inputs.om_store == [(Path("0.npy"), Path("0.parquet")), (Path("1.npy"), Path("1.parquet"))]
