@@ -327,34 +327,67 @@ def line(name: str, slow: NDArray[np.float64], fast: NDArray[np.float64], wanted
     return f"{name:14} {slow[0]:12.1f} {fast[0]:8.1f} {ratio:7.1f} {busy:9.1f} {wanted:7.1f}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument(
+def compare(
+    name: str,
+    method: Any,
+    files: Files,
+    shots: Shots,
+    test: NDArray[np.int64],
+    load: Loader,
+    cache: Path,
+    precision: Precision,
+    timed_runs: int,
+) -> NDArray[np.float64]:
+    """Times one method both ways and prints it; the published loop's time is that of the first runs.
+
+    Returns:
+        (2, 2) seconds by the clock and of the processor, of the published loop and of ours.
+    """
+    mine, fast = timed(lambda: ours(method, files, shots, test, load, cache, precision))
+    theirs, slow = timed(
+        lambda: [
+            Published(method, files, shots.take([run]), test, load).scores() for run in range(timed_runs)
+        ]
+    )
+    slow *= shots.runs / timed_runs
+    areas = [[float(macro_auc(files.labels[test], p)) for p in side[:timed_runs]] for side in (theirs, mine)]
+    told = ", ".join(f"{np.mean(area):.3f} ({np.std(area):.3f})" for area in areas)
+    print(f"{line(name, slow, fast, WANTED.get(name, 100.0))}   {told}", flush=True)
+    return np.array([slow, fast])
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    options.add_argument(
         "--methods", nargs="+", default=["classifier", "clip_adapter", "lora", "vanilla", "adapter"]
     )
-    parser.add_argument("--architecture", default="ViT-B-16")
-    parser.add_argument("--preset", default="clip")
-    parser.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--runs", type=int, default=2)
-    parser.add_argument(
+    options.add_argument("--architecture", default="ViT-B-16")
+    options.add_argument("--preset", default="clip")
+    options.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8])
+    options.add_argument("--runs", type=int, default=2)
+    options.add_argument(
         "--published-runs",
         type=int,
         help="time the published loop in the first so many runs only; its time is multiplied up",
     )
-    parser.add_argument("--epochs", type=int, help="at most so many; the published number if not given")
-    parser.add_argument("--validation", type=int, default=8, help="validation images per class")
-    parser.add_argument("--test", type=int, default=12, help="test images per class")
-    parser.add_argument("--edge", type=int, default=1024, help="edge of the images, px")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of ours")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model, small images, few epochs")
-    arguments = parser.parse_args()
+    options.add_argument("--epochs", type=int, help="at most so many; the published number if not given")
+    options.add_argument("--validation", type=int, default=8, help="validation images per class")
+    options.add_argument("--test", type=int, default=12, help="test images per class")
+    options.add_argument("--edge", type=int, default=1024, help="edge of the images, px")
+    options.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    options.add_argument("--device", default="cpu")
+    options.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of ours")
+    options.add_argument("--tiny", action="store_true", help="a tiny model, small images, few epochs")
+    return options
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     if arguments.tiny:
         arguments.edge, arguments.shots, arguments.epochs = 256, [1, 4], arguments.epochs or 4
     torch.set_num_threads(arguments.threads)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         settings = write_weights(folder, arguments.architecture, arguments.tiny)
         (folder / "images").mkdir()
         per_class = max(arguments.shots) + arguments.validation + arguments.test
@@ -382,29 +415,10 @@ def main() -> None:
             f"{'method':14} {'published s':>12} {'ours s':>8} {'ratio':>7} {'CPU ratio':>9} {'wanted':>7}   "
             "test AUC: published, ours (mean, SD)"
         )
-        for method_name in arguments.methods:
-            method = method_of(method_name, arguments.preset, arguments.epochs, depth)
-            cache = folder / f"cache_{method_name}"
-            mine, fast = timed(
-                lambda m=method, c=cache: ours(m, files, shots, test, load, c, arguments.precision)
-            )
-            theirs, slow = timed(
-                lambda m=method: [
-                    Published(m, files, shots.take([run]), test, load).scores() for run in range(timed_runs)
-                ]
-            )
-            slow *= shots.runs / timed_runs
-            total += np.array([slow, fast])
-            areas = [
-                [float(macro_auc(files.labels[test], p)) for p in side[:timed_runs]]
-                for side in (theirs, mine)
-            ]
-            told = ", ".join(f"{np.mean(a):.3f} ({np.std(a):.3f})" for a in areas)
-            wanted = WANTED.get(method_name, 100.0)
-            print(
-                f"{line(method_name, slow, fast, wanted)}   {told}",
-                flush=True,
-            )
+        for name in arguments.methods:
+            method = method_of(name, arguments.preset, arguments.epochs, depth)
+            cache = folder / f"cache_{name}"
+            total += compare(name, method, files, shots, test, load, cache, arguments.precision, timed_runs)
         print(line("all", total[0], total[1], 5.0))
         if timed_runs < shots.runs:
             print(f"published: {timed_runs} of {shots.runs} timed, multiplied by {shots.runs / timed_runs:g}")

@@ -199,10 +199,15 @@ def encoder_section(name):
     return CONFIG.encoders[name] if name in CONFIG.encoders else CONFIG.encoder
 
 
-def frozen_encoder(wildcards):
-    """What cached features depend on: not what of the encoder is trained afterwards."""
-    section = encoder_section(wildcards.encoder.rstrip("/"))
+def frozen_section(name):
+    """An encoder's section without what of it is trained afterwards."""
+    section = encoder_section(name)
     return section.model_dump(mode="json", exclude={"trainable", "shared"})
+
+
+def frozen_encoder(wildcards):
+    """What cached features depend on."""
+    return frozen_section(wildcards.encoder.rstrip("/"))
 
 
 def frozen_weights(wildcards):
@@ -809,9 +814,7 @@ def vlm_settings(backbone, models=()):
     vlm["batch_size"] = CONFIG.vlm.batch_size
     if not CONFIG.vlm.backbones[backbone].has_text:
         name = CONFIG.vlm.backbones[backbone].encoder
-        own = encoder_section(name).model_dump(
-            mode="json", exclude={"trainable", "shared"}
-        )
+        own = frozen_section(name)
         settings |= {"encoder": own} if name == "default" else {"encoders": {name: own}}
     return settings | {"few_shot": few_shot, "vlm": vlm}
 

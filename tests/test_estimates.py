@@ -56,7 +56,7 @@ def test_costs_of_a_run(results) -> None:
     assert costs["tem_tiles"] == Cost("tem_tiles", "TEM image", 3.0, 2.0, 100.0, True)
     assert costs["features"] == Cost("features", "crop", 5.0, 1.0, 961.6, False)
     assert costs["train"] == Cost("train", "patient", 1.0, 90.0, 0.0, False, 5)
-    halved = {cost.stage: cost.seconds for cost in measured_costs(results, "cpu_time")}
+    halved = {cost.stage: cost.seconds for cost in measured_costs(results, "cpu_seconds")}
     assert halved == {stage: cost.seconds / 2 for stage, cost in costs.items()}
 
 

@@ -20,13 +20,15 @@ def run(indices, crops, features, draws, settings: dict, seed: int):
 
 if __name__ == "__main__":
     with job(snakemake.log[0], snakemake.threads):
+        from glomflow.shots import left_out_shots
         from glomflow.tables import FEW_SHOT, probability_columns, write_table
 
         files, params = snakemake.input, snakemake.params
         predictions = run(
             files.indices, files.crops, files.features, files.draws, params.settings, params.seed
         )
-        if 0 in params.settings["shots"]:
-            print("0 shots are left out: what is fitted here learns from labelled crops")
+        for method in params.settings["methods"]:
+            for remark in left_out_shots(method, params.settings["shots"]):
+                print(remark)
         names = [column[2:] for column in predictions.columns if column.startswith("p_")]
         write_table(snakemake.output.predictions, predictions, FEW_SHOT, probability_columns(names))

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from glomflow.errors import GlomflowError
 
@@ -38,8 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     costs.add_argument(
         "--time",
-        choices=["s", "cpu_time"],
-        default="s",
+        choices=["wall", "cpu"],
+        default="wall",
         help="wall or processor time of the run's benchmarks",
     )
     status = commands.add_parser(
@@ -81,7 +82,8 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.command == "estimate":
         from glomflow.estimates import costs_table, estimate_table, measured_costs
 
-        costs = measured_costs(arguments.results, arguments.time)
+        column: Literal["seconds", "cpu_seconds"] = "cpu_seconds" if arguments.time == "cpu" else "seconds"
+        costs = measured_costs(arguments.results, column)
         told = {"workers": arguments.workers, "pixels": arguments.pixels}
         print(costs_table(costs), estimate_table(costs, arguments.patients, **told), sep="\n\n")
         return

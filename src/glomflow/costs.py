@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -35,14 +36,22 @@ REPORT = "report"
 """The rule that gathers the costs, and so cannot be among them."""
 
 
-def read_record(path: Path) -> tuple[float, float, float]:
+class Record(NamedTuple):
+    """What a job took: time from start to end and of processors, s, and peak resident memory, MB."""
+
+    seconds: float
+    cpu_seconds: float
+    memory_mb: float
+
+
+def read_record(path: Path) -> Record:
     """Reads the record of a job.
 
     Args:
         path: Table that Snakemake wrote; of several repeats, times add up.
 
     Returns:
-        Seconds, CPU seconds and peak memory (MB); NaN for what was not measured or if there is no file.
+        The record; NaN for what was not measured or if there is no file.
 
     Raises:
         GlomflowError: The file is no such table.
@@ -51,13 +60,13 @@ def read_record(path: Path) -> tuple[float, float, float]:
         with path.open(encoding="utf-8", newline="") as handle:
             rows = list(csv.DictReader(handle, delimiter="\t"))
     except FileNotFoundError:
-        return math.nan, math.nan, math.nan
+        return Record(math.nan, math.nan, math.nan)
     except (OSError, ValueError) as error:
         raise GlomflowError(f"{path}: cannot be read ({error}); delete it") from error
     if not rows or "s" not in rows[0]:
         raise GlomflowError(f"{path}: is no record of a job (no column 's'); delete it")
     values = [[_number(row.get(name), path) for row in rows] for name in ("s", "cpu_time", "max_rss")]
-    return sum(values[0]), sum(values[1]), max(values[2])
+    return Record(sum(values[0]), sum(values[1]), max(values[2]))
 
 
 def _number(text: str | None, path: Path) -> float:
@@ -84,7 +93,6 @@ def job_costs(results: Path, jobs: list[PlannedJob]) -> pd.DataFrame:
     """
     rows = []
     for job in jobs:
-        seconds, cpu, memory = read_record(results / job.benchmark)
         rows.append(
             {
                 "stage": stage_of(job.rule),
@@ -93,9 +101,7 @@ def job_costs(results: Path, jobs: list[PlannedJob]) -> pd.DataFrame:
                 "record": job.benchmark,
                 "threads": job.threads,
                 "gpus": job.gpus,
-                "seconds": seconds,
-                "cpu_seconds": cpu,
-                "memory_mb": memory,
+                **read_record(results / job.benchmark)._asdict(),
             }
         )
     return pd.DataFrame(rows, columns=list(JOB_COSTS))

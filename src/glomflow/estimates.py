@@ -10,10 +10,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import pandas as pd
+import numpy as np
 import pyarrow.parquet
 
+from glomflow.costs import read_record
 from glomflow.errors import GlomflowError
 from glomflow.tables import INVENTORY, read_table
 
@@ -57,12 +59,12 @@ class Cost:
     jobs: int | None = None
 
 
-def measured_costs(results: Path, column: str = "s") -> list[Cost]:
+def measured_costs(results: Path, column: Literal["seconds", "cpu_seconds"] = "seconds") -> list[Cost]:
     """Works out what each stage of a finished run took.
 
     Args:
         results: The results folder.
-        column: Column of the benchmarks: ``s``, wall time, or ``cpu_time``, processor time, for a run on a
+        column: ``seconds``, wall time, or ``cpu_seconds``, processor time, for a run on a
             machine that others used, too.
 
     Returns:
@@ -152,7 +154,7 @@ def estimate_table(
     return "\n".join(lines)
 
 
-def _spent(results: Path, stage: str, column: str) -> tuple[float, int]:
+def _spent(results: Path, stage: str, column: Literal["seconds", "cpu_seconds"]) -> tuple[float, int]:
     """Returns the time of all jobs of a rule, s, and their number."""
     tables = sorted((results / "benchmarks" / stage).rglob("*.tsv"))
     if not tables:
@@ -160,8 +162,7 @@ def _spent(results: Path, stage: str, column: str) -> tuple[float, int]:
             f"{results / 'benchmarks' / stage}: no benchmark of rule {stage}; name the results folder of a "
             "finished run"
         )
-    rows = [pd.read_csv(path, sep="\t") for path in tables]
-    return float(sum(row[column].sum() for row in rows)), len(tables)
+    return float(np.nansum([getattr(read_record(path), column) for path in tables])), len(tables)
 
 
 def _crops(results: Path, features: Path) -> int:

@@ -44,3 +44,23 @@ def shown_at(shots: pd.Series[str], count: int) -> NDArray[np.bool_]:
 def fewest_shots(shots: pd.Series[str]) -> int:
     """Returns the smallest number of shots that a column of :func:`written_shots` knows."""
     return min(int(text) for own in shots.dropna().unique() if own for text in own.split(_SEPARATOR))
+
+
+def shots_of(method: str, shots: Sequence[int]) -> list[int]:
+    """Returns the numbers of shots that a method runs with: 0 for what learns from none."""
+    return [0] if method == "zero_shot" else sorted({number for number in shots if number > 0})
+
+
+def left_out_shots(method: str, shots: Sequence[int]) -> list[str]:
+    """Says which numbers of shots a method leaves out: 0, if it learns.
+
+    Args:
+        method: The method.
+        shots: Numbers of shots asked for.
+
+    Returns:
+        A sentence for the log, or nothing.
+    """
+    if 0 not in shots or method == "zero_shot":
+        return []
+    return [f"{method} learns from labelled crops, so 0 shots are left out; zero_shot runs there"]

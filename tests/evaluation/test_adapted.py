@@ -9,13 +9,13 @@ import torch
 
 from glomflow.config import FINE_TUNED, TEXT_FREE, AdaptationMethod, Adapted, FewShot
 from glomflow.errors import GlomflowError
-from glomflow.evaluation.adapted import Grid, left_out_shots, predict_features, shots_of
+from glomflow.evaluation.adapted import Grid, predict_features
 from glomflow.evaluation.draws import draw_shots
 from glomflow.models.vlm.methods.base import ClassText
 from glomflow.models.vlm.methods.registry import FEATURE_METHODS, TUNED_METHODS, feature_method
 from glomflow.models.vlm.prompts import Prompts
 from glomflow.report.words_few_shot import ADAPTATIONS
-from glomflow.shots import shown_at
+from glomflow.shots import left_out_shots, shots_of, shown_at
 from glomflow.tables import FEW_SHOT, GEOMETRY, probability_columns, write_table
 
 CLASSES = ["normal", "sclerosed"]

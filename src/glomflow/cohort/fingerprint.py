@@ -153,12 +153,15 @@ def sheet_header(sheet: str | os.PathLike[str]) -> list[str]:
 def sheet_records(sheet: str | os.PathLike[str]) -> list[dict[str, str]]:
     """Returns the rows of a sheet as they are, blanks trimmed; none where it cannot be read."""
     try:
-        rows = list(csv.DictReader(io.StringIO(Path(sheet).read_bytes().decode("utf-8-sig"))))
+        return _rows_of(sheet)
     except (OSError, UnicodeDecodeError, csv.Error):
         return []  # the cohort rule says what is wrong with it
+
+
+def _rows_of(sheet: str | os.PathLike[str]) -> list[dict[str, str]]:
     return [
         {str(name).strip(): value.strip() for name, value in row.items() if isinstance(value, str)}
-        for row in rows
+        for row in csv.DictReader(io.StringIO(Path(sheet).read_bytes().decode("utf-8-sig")))
     ]
 
 
@@ -212,22 +215,16 @@ def sheet_sites(path: str | os.PathLike[str]) -> list[str]:
     """
     sheet = Path(path)
     try:
-        rows = list(csv.DictReader(io.StringIO(sheet.read_bytes().decode("utf-8-sig"))))
+        sites = {row.get("site", "") for row in _rows_of(sheet)} - {""}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CohortError([Problem(sheet.name, None, None, None, f"cannot be read ({error})")]) from error
-    sites = {
-        (value or "").strip()
-        for row in rows
-        for name, value in row.items()
-        if isinstance(name, str) and name.strip() == "site"
-    }
-    if not sites - {""}:
+    if not sites:
         advice = (
             "no patient has a site, so that none can be left out; fill column 'site' in, or choose another "
             "folds.protocol than leave_one_site_out"
         )
         raise CohortError([Problem(sheet.name, None, "site", None, advice)])
-    return sorted(sites - {""})
+    return sorted(sites)
 
 
 def shard_rows(sheets: Sequence[str | os.PathLike[str]], shard: int, shards: int) -> str:

@@ -104,26 +104,6 @@ class Grid:
         return found
 
 
-def shots_of(method: str, shots: Sequence[int]) -> list[int]:
-    """Returns the numbers of shots that a method runs with: 0 for what learns from none."""
-    return [0] if method == "zero_shot" else sorted({number for number in shots if number > 0})
-
-
-def left_out_shots(method: str, shots: Sequence[int]) -> list[str]:
-    """Says which numbers of shots a model leaves out: 0, if it learns.
-
-    Args:
-        method: The method.
-        shots: Numbers of shots asked for.
-
-    Returns:
-        A sentence for the log, or nothing.
-    """
-    if 0 not in shots or method == "zero_shot":
-        return []
-    return [f"{method} learns from labelled crops, so 0 shots are left out; zero_shot runs there"]
-
-
 def predict_features(
     name: str, settings: Adapted, grid: Grid, table: Tensor, text: ClassText
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:

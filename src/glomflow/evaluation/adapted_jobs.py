@@ -18,19 +18,18 @@ from glomflow.config_vlm import VlmBackbone
 from glomflow.errors import GlomflowError
 from glomflow.evaluation.adapted import (
     Grid,
-    left_out_shots,
     predict_features,
     predict_tuned,
-    shots_of,
 )
 from glomflow.evaluation.draws import DRAWS, labelled_crops
-from glomflow.files import atomic_path, write_json
-from glomflow.imaging.crop_store import open_array, read_store
+from glomflow.files import write_json
+from glomflow.imaging.crop_store import open_array, read_store, write_array
 from glomflow.models.vlm.backbone import Backbone, load_backbone
 from glomflow.models.vlm.image_backbone import ImageBackbone, pool_disc
 from glomflow.models.vlm.methods.base import ClassText, class_text
 from glomflow.models.vlm.methods.registry import TUNED_METHODS
 from glomflow.models.vlm.prompts import Prompts, read_prompts
+from glomflow.shots import left_out_shots, shots_of
 from glomflow.tables import Column, Schema, read_table, write_table
 from glomflow.training.features import resolve_device
 from glomflow.training.seeds import deterministic
@@ -186,8 +185,7 @@ def encode_crops(job: Job, features: Path, index: Path, description: Path) -> No
             found, said = _pooled(job, labelled)
         else:
             found, said = _encoded(job, labelled)
-    with atomic_path(features) as temporary, temporary.open("wb") as handle:
-        np.save(handle, found, allow_pickle=False)
+    write_array(features, found)
     write_table(index, pd.DataFrame({"crop": labelled.names}), ENCODED)
     size = {"crops": len(found), "dim": found.shape[1]}
     write_json(description, {"backbone": job.backbone, **said, **size})
@@ -219,14 +217,14 @@ def _pooled(job: Job, labelled: LabelledCrops) -> tuple[NDArray[np.float32], dic
     return found.numpy(), {"maps_of": encoder.name, "weights": encoder.weights, "disc": job.section.disc}
 
 
-def read_features(features: Path, index: Path) -> tuple[torch.Tensor, list[str]]:
+def read_features(features: Path, index: Path, labelled: LabelledCrops) -> torch.Tensor:
     """Reads what :func:`encode_crops` wrote.
 
     Returns:
-        Unit features (n, D), and the crop of each row.
+        Unit features (n, D), in the order of the crops.
 
     Raises:
-        GlomflowError: The two do not fit each other.
+        GlomflowError: The two do not fit each other, or are of other crops.
     """
     crops = read_table(index, ENCODED)["crop"].tolist()
     table = torch.from_numpy(np.array(open_array(features, "features")))
@@ -235,7 +233,9 @@ def read_features(features: Path, index: Path) -> tuple[torch.Tensor, list[str]]
             f"features {features} have {len(table)} rows, their index {index} has {len(crops)}; delete both "
             "and run again"
         )
-    return table, crops
+    if crops != labelled.names:
+        raise GlomflowError(f"features {features} are of other crops; delete them and run again")
+    return table
 
 
 def adapt(
@@ -256,17 +256,14 @@ def adapt(
     Raises:
         GlomflowError: Files do not fit each other, prompts are missing, or a method cannot be run.
     """
-    drawn, (table, crops) = read_table(draws, DRAWS), read_features(features, index)
-    parts = []
+    drawn, labelled = read_table(draws, DRAWS), job.labelled()
+    table, parts = read_features(features, index, labelled), []
     with deterministic(job.threads), tempfile.TemporaryDirectory(dir=features.parent) as folder:
-        labelled = job.labelled()
-        if labelled.names != crops:
-            raise GlomflowError(f"features {features} are of other crops; delete them and run again")
         predict = _predictor(job, labelled, table, Path(folder))
         for name, model in models.items():
             grid = Grid(
                 drawn,
-                crops,
+                labelled.names,
                 labelled.classes,
                 shots_of(model.method, job.settings.few_shot.shots),
                 job.settings.run.seed,

@@ -35,15 +35,18 @@ class Resamples:
     runs: Floats
     confidence: float
 
-    def interval(self, draws: Floats, value: float, slides: int) -> tuple[float, float, str]:
-        """Returns the interval of a proportion, and what it rests on.
+    def interval(
+        self, draws: Floats, value: float, slides: int, *, proportion: bool = True
+    ) -> tuple[float, float, str]:
+        """Returns the interval of a value, and what it rests on.
 
         Args:
-            draws: (B,) the proportion in each resample, NaN where it is not defined.
-            value: The proportion.
+            draws: (B,) the value in each resample, NaN where it is not defined.
+            value: The value.
             slides: Independent slides behind it, the trials of Wilson's interval where draws do not differ.
+            proportion: Whether it is a proportion, which Wilson's interval holds for.
         """
-        if collapsed(draws):
+        if proportion and collapsed(draws):
             low, high = wilson(value * slides, slides, self.confidence)
             return float(low), float(high), "wilson"
         lower, upper = percentile_interval(draws, self.confidence)

@@ -52,7 +52,7 @@ from glomflow.evaluation.few_shot_schemas import (
     SPACE_METRICS,
     TABLES,
 )
-from glomflow.evaluation.intervals import collapsed, percentile_interval, resample_weights, wilson
+from glomflow.evaluation.intervals import percentile_interval, resample_weights
 from glomflow.evaluation.metrics import Floats, Labels
 from glomflow.evaluation.vlm_metrics import briers
 from glomflow.tables import read_tables, write_tables
@@ -160,14 +160,14 @@ def few_shot_summary(
             found = cells[method, shots] if whole else _cell(part, rounds, classes, drawn, bins)
             parts[method, shots, str(site)] = found
     held_out = {key: cell for key, cell in parts.items() if key[-1]}
-    scores = pd.DataFrame(_score_rows(cells, settings.confidence))
+    scores = pd.DataFrame(_score_rows(cells, drawn))
     paired = adjust(pd.DataFrame(_paired_rows(cells, settings.confidence)), ["method", "other", "metric"])
     return FewShotSummary(
         metrics=scores[list(SCORES)],
         per_run=pd.DataFrame(_run_rows(parts, rows))[list(PER_RUN)].astype({"site": "str"}),
         comparisons=paired.reindex(columns=list(PAIRED)),
         confusion=pd.DataFrame(_confusion_rows(rows, classes, len(rounds))),
-        sites=pd.DataFrame(_score_rows(held_out, settings.confidence), columns=list(SITE_SCORES)),
+        sites=pd.DataFrame(_score_rows(held_out, drawn), columns=list(SITE_SCORES)),
         recalls=pd.DataFrame(recalls, columns=list(RECALLS)),
         calibration=pd.DataFrame(calibration, columns=list(CALIBRATION)),
     )
@@ -270,17 +270,15 @@ def _crop_values(rows: pd.DataFrame, labels: Labels, scores: Floats) -> dict[str
     }
 
 
-def _score_rows(cells: Mapping[tuple[Any, ...], _Cell], confidence: float) -> Iterator[dict[str, Any]]:
+def _score_rows(cells: Mapping[tuple[Any, ...], _Cell], drawn: Resamples) -> Iterator[dict[str, Any]]:
     for key, cell in cells.items():
         for metric in FEW_SHOT_METRICS:
             mean, sd = mean_sd(cell.per_run[metric])
             if np.isnan(mean) and metric in OPTIONAL:
                 continue
-            lower, upper = percentile_interval(cell.draws[metric], confidence)
-            kind = "none" if np.isnan(lower) else "slides"
-            if collapsed(cell.draws[metric]) and metric in PROPORTIONS:
-                low, high = wilson(mean * cell.slides, cell.slides, confidence)
-                lower, upper, kind = float(low), float(high), "wilson"
+            lower, upper, kind = drawn.interval(
+                cell.draws[metric], mean, cell.slides, proportion=metric in PROPORTIONS
+            )
             yield {
                 **dict(zip(("method", "shots", "site"), key, strict=False)),
                 "metric": metric,

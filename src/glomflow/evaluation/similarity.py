@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 from glomflow.errors import GlomflowError
 from glomflow.evaluation.adapted_jobs import Job, LabelledCrops, read_features
 from glomflow.evaluation.draws import DRAWS
-from glomflow.files import atomic_path, write_json
+from glomflow.files import write_json
+from glomflow.imaging.crop_store import write_array
 from glomflow.models.vlm.backbone import Backbone
 from glomflow.models.vlm.dense import text_maps
 from glomflow.models.vlm.prompts import encode_prompts
@@ -66,13 +66,10 @@ def similarity_maps(job: Job, draws: Path, features: Path, index: Path) -> Maps:
     Raises:
         GlomflowError: Files do not fit each other, or prompts are missing.
     """
-    table, crops = read_features(features, index)
-    drawn = read_table(draws, DRAWS)
+    drawn, labelled = read_table(draws, DRAWS), job.labelled()
+    table = read_features(features, index, labelled)
     with deterministic(job.threads), torch.no_grad():
-        labelled = job.labelled()
-        if labelled.names != crops:
-            raise GlomflowError(f"features {features} are of other crops; delete them and run again")
-        if not job.settings.vlm.backbones[job.backbone].has_text:
+        if not job.section.has_text:
             return _none(labelled, f"{job.backbone} has no text tower to compare its patches with")
         backbone = job.load()
         text = encode_prompts(job.prompts(labelled.classes), backbone).text.float().cpu()
@@ -114,8 +111,7 @@ def _batches(
 
 
 def _none(labelled: LabelledCrops, remark: str) -> Maps:
-    columns: list[Any] = ["row", "crop", "slide", "label", "predicted", "x", "y", "width", "height"]
-    columns += [f"c_{name}" for name in labelled.classes]
+    columns = [*SIMILARITY, *(f"c_{name}" for name in labelled.classes)]
     return np.zeros((0, len(labelled.classes), 1, 1), np.float32), pd.DataFrame(columns=columns), remark
 
 
@@ -132,8 +128,7 @@ def write_similarity(found: Maps, backbone: str, maps: Path, index: Path, said: 
     values, rows, remark = found
     names = [column[2:] for column in rows.columns if column.startswith("c_")]
     extra = {f"c_{name}": Column("float64", f"cosine with the text of {name}") for name in names}
-    with atomic_path(maps) as temporary, temporary.open("wb") as handle:
-        np.save(handle, values, allow_pickle=False)
+    write_array(maps, values)
     write_table(index, rows, SIMILARITY, extra)
     told = {"backbone": backbone, "remark": remark, "glomeruli": len(rows), "grid": list(values.shape[2:])}
     write_json(said, told)

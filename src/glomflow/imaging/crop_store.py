@@ -137,6 +137,12 @@ def open_array(npy_path: PathLike, what: str) -> npt.NDArray[Any]:
     return array
 
 
+def write_array(path: PathLike, values: npt.NDArray[Any]) -> None:
+    """Writes an array of numbers as ``.npy``, atomically."""
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        np.save(handle, values, allow_pickle=False)
+
+
 def new_array(path: PathLike, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
     """Makes an ``.npy`` file to write to through memory, and takes its room on the disk beforehand.
 

@@ -26,7 +26,7 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     own = {name: value.contiguous().cpu() for name, value in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(own, temporary, metadata={_KEY: _digest(own)})
+        save_file(own, temporary, metadata={_KEY: tensors_digest(own)})
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -43,7 +43,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         raise GlomflowError(
             f"{path}: cannot be loaded ({error}); delete the weights and train again"
         ) from error
-    if expected is not None and _digest(tensors) != expected:
+    if expected is not None and tensors_digest(tensors) != expected:
         raise GlomflowError(
             f"{path}: the weights do not have the digest that they were written with, the file is damaged; "
             "delete the weights and train again"
@@ -51,10 +51,11 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Returns the SHA-256 of tensors: names, types, shapes and bits, whatever device they are on."""
     digest = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name]
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    for name, value in sorted(tensors.items()):
+        own = value.detach().cpu().contiguous()
+        digest.update(f"{name} {own.dtype} {tuple(own.shape)}\n".encode())
+        digest.update(own.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -22,6 +22,7 @@ from torch.nn import functional
 from glomflow.errors import GlomflowError
 from glomflow.files import atomic_path, sha256_json, write_json
 from glomflow.imaging.crop_store import new_array
+from glomflow.models.trained_weights import tensors_digest
 
 _HASH_BLOCK = 64
 
@@ -39,12 +40,7 @@ class Crops(Protocol):
 
 def module_digest(module: nn.Module) -> str:
     """Returns the SHA-256 of a module's parameters and buffers: names, types, shapes and bits."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        own = value.detach().cpu().contiguous()
-        digest.update(f"{name}|{own.dtype}|{tuple(own.shape)}|".encode())
-        digest.update(own.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return tensors_digest(module.state_dict())
 
 
 def crops_digest(crops: Crops, rows: NDArray[np.int64]) -> str:
