@@ -61,6 +61,9 @@ class FakeTower(nn.Module):
             return self.projection((hidden * keep).sum(1) / keep.sum(1))
         return self.projection(hidden.mean(1))
 
+    def tail(self, hidden: Tensor, first: int, inputs: Tensor | None = None) -> Tensor:
+        return self.head(self.run(hidden, first, inputs=inputs), inputs)
+
     def forward(self, inputs: Tensor) -> Tensor:
         return self.head(self.run(self.stem(inputs), 0, inputs=inputs), inputs)
 

@@ -1,5 +1,6 @@
 """Backbones: towers cut between blocks, preprocessing, tokens, weights."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -103,7 +104,11 @@ def test_towers_are_the_librarys_own_encodings(layout: str, tmp_path: Path) -> N
         torch.testing.assert_close(
             ours.vision.head(ours.vision.run(hidden, 1), None), image, rtol=1e-9, atol=1e-9
         )
+        close = functools.partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
+        close(ours.vision.tail(hidden, 1), image)
+        close(ours.vision.tail(ours.vision.run(hidden, 1), len(ours.vision.blocks)), image)
         hidden = ours.text.run(ours.text.stem(tokens), 0, 1, tokens)
+        close(ours.text.tail(hidden, 1, tokens), text)
         torch.testing.assert_close(
             ours.text.head(ours.text.run(hidden, 1, None, tokens), tokens), text, rtol=1e-9, atol=1e-9
         )
@@ -114,6 +119,31 @@ def test_towers_are_the_librarys_own_encodings(layout: str, tmp_path: Path) -> N
     assert ours.dim == image.shape[1]
     assert float(ours.logit_scale.detach()) == pytest.approx(float(theirs.logit_scale.detach()))
     assert not any(parameter.requires_grad for parameter in ours.parameters())
+
+
+@pytest.mark.parametrize(
+    ("layout", "image", "text"), [("clip", 1, 1), ("custom", 1, 1), ("pooled", 17, 1), ("coca", 17, 25)]
+)
+def test_the_last_block_gives_only_the_token_that_the_head_reads(
+    layout: str, image: int, text: int, tmp_path: Path
+) -> None:
+    ours = load(tmp_path, LAYOUTS[layout])
+    seen: dict[str, int] = {}
+    for tower in ("vision", "text"):
+        last = getattr(ours, tower).blocks[-1].mlp
+        last.register_forward_hook(
+            lambda module, given, made, tower=tower: seen.update({tower: given[0].shape[1]})
+        )
+    tokens = ours.tokenise(TEXTS)
+    hidden = ours.vision.stem(torch.zeros(2, 3, ours.image_size, ours.image_size))
+    ours.vision.tail(hidden, 0)
+    ours.text.tail(ours.text.stem(tokens), 0, tokens)
+    assert seen == {"vision": image, "text": text}
+    doubled = ours.vision.blocks[-1].register_forward_hook(lambda block, given, made: 2.0 * made)
+    torch.testing.assert_close(
+        ours.vision.tail(hidden, 0), ours.vision.head(ours.vision.run(hidden, 0), None)
+    )
+    doubled.remove()
 
 
 def test_tokens_are_the_librarys_own(tmp_path: Path) -> None:

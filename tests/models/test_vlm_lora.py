@@ -121,6 +121,30 @@ def test_only_updates_get_gradients_and_removal_restores(layout: str, x: torch.T
     torch.testing.assert_close(run(block.eval(), layout, x), before, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("targets", [("q",), ("k", "out"), ("q", "v"), TARGETS])
+@pytest.mark.parametrize("layout", ["open_clip", "transformers"])
+def test_a_token_alone_is_updated_as_among_all(
+    layout: str, targets: tuple, merged: bool, x: torch.Tensor
+) -> None:
+    from glomflow.models.vlm import open_clip_text, transformers_backbone
+
+    block = make_block(layout).double()
+    lora = add_lora([block], rank=2, alpha=4, targets=targets, generator=torch.Generator().manual_seed(2))
+    learnt(lora)
+    if merged:
+        lora.merge()
+    place = torch.tensor([LENGTH - 1, 0, 3])
+    mask = torch.full((LENGTH, LENGTH), float("-inf"), dtype=x.dtype).triu(1)
+    one = open_clip_text.block_at if layout == "open_clip" else transformers_backbone.block_at
+    found = one(block, x, place, mask if layout == "open_clip" else mask[None, None])
+    whole = run(block, layout, x)[torch.arange(3), place][:, None]
+    torch.testing.assert_close(found, whole, rtol=1e-10, atol=1e-10)
+    if layout == "open_clip":
+        tall = mask.expand(3 * HEADS, -1, -1)
+        torch.testing.assert_close(one(block, x, place, tall), whole, rtol=1e-10, atol=1e-10)
+
+
 def test_dropout_acts_on_the_input_while_training() -> None:
     part = LowRank(4, 2, rank=4, alpha=4.0, dropout=0.5)
     part.a.data, part.b.data = torch.eye(4), torch.ones(2, 4)

@@ -169,9 +169,7 @@ class ActivationCache:
             pixels = backbone.preprocess(torch.from_numpy(np.array(crops[own])).to(device))
             hidden = backbone.vision.stem(pixels)
             result = (
-                backbone.vision.head(backbone.vision.run(hidden, 0), None)
-                if block is None
-                else backbone.vision.run(hidden, 0, block)
+                backbone.vision.tail(hidden, 0) if block is None else backbone.vision.run(hidden, 0, block)
             )
             self.computed += len(own)
             yield result.float().cpu().numpy()

@@ -85,8 +85,7 @@ class TextInputs:
         if self.block is None:
             return hidden
         with _products(backbone, self.precision):
-            ran = backbone.text.run(hidden, self.block, inputs=tokens)
-            found: Tensor = backbone.text.head(ran, tokens)
+            found: Tensor = backbone.text.tail(hidden, self.block, tokens)
         return functional.normalize(found.float(), dim=-1)
 
     def classes(self, backbone: Any) -> Tensor:
@@ -170,7 +169,7 @@ def _tail(
     if cut.vision is None:
         return hidden
     with _products(backbone, precision):
-        found: Tensor = backbone.vision.head(backbone.vision.run(hidden, cut.vision), None)
+        found: Tensor = backbone.vision.tail(hidden, cut.vision)
     return functional.normalize(found.float(), dim=-1)
 
 

@@ -80,6 +80,29 @@ class Tower(nn.Module, ABC):
             hidden = self._block(block, hidden, mask)
         return hidden
 
+    def tail(self, hidden: Tensor, first: int, inputs: Tensor | None = None) -> Tensor:
+        """Runs the blocks from ``first`` on, and the head.
+
+        Where the head reads one token of a text or image, the last block computes keys and values of all
+        tokens and everything else of that one: a fifth of the block's work, with the same result to
+        rounding. A block with forward hooks is run whole.
+
+        Args:
+            hidden: (N, tokens, width), the state before block ``first``.
+            first: First block.
+            inputs: The tokens of texts.
+
+        Returns:
+            (N, D), not normalised.
+        """
+        last = len(self.blocks) - 1
+        place = self._read(hidden, inputs) if first <= last and not self.blocks[last]._forward_hooks else None
+        if place is None:
+            return self.head(self.run(hidden, first, inputs=inputs), inputs)
+        hidden = self.run(hidden, first, last, inputs)
+        mask = self._mask(hidden, inputs)
+        return self._head_at(self._block_at(self.blocks[last], hidden, place, mask))
+
     @abstractmethod
     def head(self, hidden: Tensor, inputs: Tensor | None) -> Tensor:
         """Pools and projects the state after the last block.
@@ -103,6 +126,42 @@ class Tower(nn.Module, ABC):
     @abstractmethod
     def _block(self, block: nn.Module, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """Runs one block."""
+
+    def _read(self, hidden: Tensor, inputs: Tensor | None) -> Tensor | None:
+        """Returns the place of the only token that the head reads, (N,); None if it reads more."""
+        return None
+
+    def _block_at(self, block: nn.Module, hidden: Tensor, place: Tensor, mask: Tensor | None) -> Tensor:
+        """Runs one block for one token of each sequence; returns (N, 1, width)."""
+        raise NotImplementedError
+
+    def _head_at(self, token: Tensor) -> Tensor:
+        """Projects the token that the head reads, (N, 1, width) to (N, D)."""
+        return self.head(token, None)
+
+
+def token_at(hidden: Tensor, place: Tensor) -> Tensor:
+    """Returns one token of each sequence, (N, L, width) and (N,) to (N, 1, width)."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), place][:, None]
+
+
+def mask_at(mask: Tensor | None, place: Tensor, heads: int) -> Tensor | None:
+    """Returns the rows of an attention mask that some tokens see by.
+
+    Args:
+        mask: (L, L), the same for all sequences, or (N * heads, L, L); None: all is seen.
+        place: (N,) the token of each sequence.
+        heads: Heads of the attention.
+
+    Returns:
+        (N * heads, 1, L).
+    """
+    if mask is None:
+        return None
+    if mask.ndim == 2:
+        return mask[place].repeat_interleave(heads, dim=0)[:, None]
+    rows = place.repeat_interleave(heads)
+    return mask[torch.arange(len(mask), device=mask.device), rows][:, None]
 
 
 class TextTower(Tower):

@@ -127,41 +127,53 @@ class LoraAttention(nn.Module):
         need_weights: bool = False,
         attn_mask: Tensor | None = None,
     ) -> tuple[Tensor, None]:
-        """Attends within ``query`` (N, L, width); key and value must be the same.
+        """Attends from ``query`` (N, Q, width) to ``key`` (N, L, width), which is the value as well.
 
         Args:
-            query: The sequence.
-            key: The same, or None.
-            value: The same, or None.
+            query: A sequence.
+            key: A sequence, or None for the same.
+            value: The same as ``key``.
             need_weights: Must be false.
-            attn_mask: Added before softmax, (L, L) or (N * heads, L, L).
+            attn_mask: Added before softmax, (Q, L) or (N * heads, Q, L).
 
         Returns:
-            (N, L, width), and None in place of the weights.
+            (N, Q, width), and None in place of the weights.
 
         Raises:
             GlomflowError: Something else is asked for.
         """
-        if need_weights or any(other is not None and other is not query for other in (key, value)):
-            raise GlomflowError("LoRA: only self-attention without its weights can be updated")
-        base, (count, length, width) = self.base, query.shape
-        packed = functional.linear(query, base.in_proj_weight, base.in_proj_bias)
-        if not self.merged:
-            inner = {name: part for name, part in self.parts.items() if name != "out"}
-            packed = _added(packed, query, inner, self.rows)
-        heads = packed.reshape(count, length, 3, self.num_heads, width // self.num_heads)
-        heads = heads.permute(2, 0, 3, 1, 4)
+        if need_weights or value is not key:
+            raise GlomflowError("LoRA: only attention with keys as values, without its weights, is updated")
+        base, (count, length, _) = self.base, query.shape
+        if key is None or key is query:
+            heads = self._heads(query, 0, 3)
+        else:
+            heads = [*self._heads(query, 0, 1), *self._heads(key, 1, 3)]
         if attn_mask is not None and attn_mask.ndim == 3:
-            attn_mask = attn_mask.reshape(count, self.num_heads, length, length)
+            attn_mask = attn_mask.reshape(count, self.num_heads, length, -1)
         dropped = base.dropout if self.training else 0.0
-        seen = functional.scaled_dot_product_attention(
-            heads[0], heads[1], heads[2], attn_mask=attn_mask, dropout_p=dropped
-        )
+        seen = functional.scaled_dot_product_attention(*heads, attn_mask=attn_mask, dropout_p=dropped)
         joined = seen.transpose(1, 2).flatten(2)
         result: Tensor = base.out_proj(joined)
         if "out" in self.parts and not self.merged:
             result = result + self.parts["out"](joined)
         return result, None
+
+    def _heads(self, x: Tensor, first: int, last: int) -> list[Tensor]:
+        """Projects x to some of q, k and v, numbered 0 to 2, each (N, heads, L, width / heads)."""
+        base, (count, length, width) = self.base, x.shape
+        begin, end = first * width, last * width
+        bias = None if base.in_proj_bias is None else base.in_proj_bias[begin:end]
+        packed = functional.linear(x, base.in_proj_weight[begin:end], bias)
+        moved = {
+            name: slice(rows.start - begin, rows.stop - begin)
+            for name, rows in self.rows.items()
+            if name != "out" and begin <= rows.start < end
+        }
+        if moved and not self.merged:
+            packed = _added(packed, x, {name: self.parts[name] for name in moved}, moved)
+        heads = packed.reshape(count, length, last - first, self.num_heads, width // self.num_heads)
+        return list(heads.permute(2, 0, 3, 1, 4))
 
 
 class Lora:

@@ -15,7 +15,7 @@ from glomflow.errors import GlomflowError
 from glomflow.models.torchvision_compat import import_torchvision
 from glomflow.models.vlm.backbone import Backbone, Tokeniser, Tower
 from glomflow.models.vlm.conch_backbone import CONCH, SETTINGS, build_conch, conch_texts, is_conch
-from glomflow.models.vlm.open_clip_text import OpenClipText
+from glomflow.models.vlm.open_clip_text import OpenClipText, block_at
 from glomflow.models.vlm.preprocessing import preprocessing_of
 from glomflow.models.vlm.timm_tower import TimmTower
 from glomflow.models.vlm.weights import Source, load_strictly
@@ -73,6 +73,14 @@ class VisionTower(Tower):
 
     def _block(self, block: nn.Module, hidden: Tensor, mask: Tensor | None) -> Tensor:
         return block(hidden)  # type: ignore[no-any-return]
+
+    def _read(self, hidden: Tensor, inputs: Tensor | None) -> Tensor | None:
+        if self.visual.attn_pool is not None or self.visual.pool_type != "tok":
+            return None
+        return torch.zeros(len(hidden), dtype=torch.int64, device=hidden.device)
+
+    def _block_at(self, block: nn.Module, hidden: Tensor, place: Tensor, mask: Tensor | None) -> Tensor:
+        return block_at(block, hidden, place, mask)
 
 
 def build_open_clip(source: Source, phantom: Path | None = None) -> Backbone:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from glomflow.errors import GlomflowError
-from glomflow.models.vlm.backbone import TextTower
+from glomflow.models.vlm.backbone import TextTower, mask_at, token_at
 
 
 class OpenClipText(TextTower):
@@ -60,20 +60,25 @@ class OpenClipText(TextTower):
         if self.cls_emb is not None:
             pooled = self.ln_final(hidden[:, -1])
         else:
-            pooled = self._pooled(self.ln_final(hidden), inputs)
+            pooled = token_at(self.ln_final(hidden), self._end(hidden, inputs))[:, 0]
+        return self._projected(pooled)
+
+    def _projected(self, pooled: Tensor) -> Tensor:
         if self.text_projection is None:
             return pooled  # type: ignore[no-any-return]
         if isinstance(self.text_projection, nn.Linear):
             return self.text_projection(pooled)  # type: ignore[no-any-return]
         return pooled @ self.text_projection  # type: ignore[no-any-return]
 
-    def _pooled(self, hidden: Tensor, tokens: Tensor | None) -> Tensor:
+    def _end(self, hidden: Tensor, tokens: Tensor | None) -> Tensor:
+        """Returns the place of the token that stands for the text, (N,)."""
         if self.pool in ("first", "last"):
-            return hidden[:, 0 if self.pool == "first" else -1]
+            place = 0 if self.pool == "first" else hidden.shape[1] - 1
+            return torch.full((len(hidden),), place, dtype=torch.int64, device=hidden.device)
         if tokens is None:
             raise GlomflowError("a text tower finds the end of the text in its tokens; pass them to head()")
         marks = tokens if self.pool == "argmax" else torch.eq(tokens, self.end).int()
-        return hidden[torch.arange(len(hidden), device=hidden.device), marks.argmax(dim=-1)]
+        return marks.argmax(dim=-1)
 
     def _mask(self, hidden: Tensor, inputs: Tensor | None) -> Tensor | None:
         """Masks later tokens, and what fills up the text where the model is told to."""
@@ -95,3 +100,33 @@ class OpenClipText(TextTower):
 
     def _block(self, block: nn.Module, hidden: Tensor, mask: Tensor | None) -> Tensor:
         return block(hidden, attn_mask=mask)  # type: ignore[no-any-return]
+
+    def _read(self, hidden: Tensor, inputs: Tensor | None) -> Tensor | None:
+        return None if self.cls_emb is not None else self._end(hidden, inputs)
+
+    def _block_at(self, block: nn.Module, hidden: Tensor, place: Tensor, mask: Tensor | None) -> Tensor:
+        return block_at(block, hidden, place, mask)
+
+    def _head_at(self, token: Tensor) -> Tensor:
+        return self._projected(self.ln_final(token[:, 0]))
+
+
+def block_at(block: Any, hidden: Tensor, place: Tensor, mask: Tensor | None) -> Tensor:
+    """Runs a ``ResidualAttentionBlock`` of open_clip for one token of each sequence.
+
+    Args:
+        block: The block.
+        hidden: (N, L, width).
+        place: (N,) the token.
+        mask: As for the whole block.
+
+    Returns:
+        (N, 1, width).
+    """
+    seen, own = block.ln_1(hidden), token_at(hidden, place)
+    rows = mask_at(mask, place, block.attn.num_heads)
+    token = token_at(seen, place)
+    attended = block.attn(token, seen, seen, need_weights=False, attn_mask=rows)[0]
+    own = own + block.ls_1(attended)
+    result: Tensor = own + block.ls_2(block.mlp(block.ln_2(own)))
+    return result

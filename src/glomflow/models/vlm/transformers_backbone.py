@@ -8,10 +8,11 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from glomflow.errors import GlomflowError
 from glomflow.models.torchvision_compat import import_torchvision
-from glomflow.models.vlm.backbone import Backbone, TextTower, Tokeniser, Tower
+from glomflow.models.vlm.backbone import Backbone, TextTower, Tokeniser, Tower, token_at
 from glomflow.models.vlm.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
 from glomflow.models.vlm.weights import Source, load_strictly
 from glomflow.models.weight_files import read_state
@@ -71,6 +72,12 @@ class ClipVision(Tower):
     def _block(self, block: nn.Module, hidden: Tensor, mask: Tensor | None) -> Tensor:
         return block(hidden, attention_mask=None)  # type: ignore[no-any-return]
 
+    def _read(self, hidden: Tensor, inputs: Tensor | None) -> Tensor | None:
+        return torch.zeros(len(hidden), dtype=torch.int64, device=hidden.device)
+
+    def _block_at(self, block: nn.Module, hidden: Tensor, place: Tensor, mask: Tensor | None) -> Tensor:
+        return block_at(block, hidden, place, mask)
+
 
 class ClipText(TextTower):
     """The text tower of a ``CLIPModel``."""
@@ -99,12 +106,7 @@ class ClipText(TextTower):
 
     def head(self, hidden: Tensor, inputs: Tensor | None) -> Tensor:
         """Takes the state at the text's end and projects it."""
-        if inputs is None:
-            raise GlomflowError("a text tower finds the end of the text in its tokens; pass them to head()")
-        end = inputs.argmax(dim=-1) if self.end == _OLD_END else (inputs == self.end).int().argmax(dim=-1)
-        last = self.tower.final_layer_norm(hidden)[torch.arange(len(hidden), device=hidden.device), end]
-        features: Tensor = self.projection(last)
-        return features
+        return self._head_at(token_at(hidden, self._read(hidden, inputs)))
 
     def _mask(self, hidden: Tensor, inputs: Tensor | None) -> Tensor:
         length = hidden.shape[1]
@@ -113,6 +115,36 @@ class ClipText(TextTower):
 
     def _block(self, block: nn.Module, hidden: Tensor, mask: Tensor | None) -> Tensor:
         return block(hidden, attention_mask=mask)  # type: ignore[no-any-return]
+
+    def _read(self, hidden: Tensor, inputs: Tensor | None) -> Tensor:
+        if inputs is None:
+            raise GlomflowError("a text tower finds the end of the text in its tokens; pass them to head()")
+        return inputs.argmax(dim=-1) if self.end == _OLD_END else (inputs == self.end).int().argmax(dim=-1)
+
+    def _block_at(self, block: nn.Module, hidden: Tensor, place: Tensor, mask: Tensor | None) -> Tensor:
+        return block_at(block, hidden, place, mask)
+
+    def _head_at(self, token: Tensor) -> Tensor:
+        features: Tensor = self.projection(self.tower.final_layer_norm(token[:, 0]))
+        return features
+
+
+def block_at(block: Any, hidden: Tensor, place: Tensor, mask: Tensor | None) -> Tensor:
+    """Runs a ``CLIPEncoderLayer`` for one token of each sequence, (N, L, width) to (N, 1, width)."""
+    own, seen, attention = token_at(hidden, place), block.layer_norm1(hidden), block.self_attn
+    heads = [
+        each.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+        for each in (
+            attention.q_proj(token_at(seen, place)),
+            attention.k_proj(seen),
+            attention.v_proj(seen),
+        )
+    ]
+    rows = None if mask is None else mask[0, 0][place][:, None, None]
+    attended = functional.scaled_dot_product_attention(*heads, attn_mask=rows, scale=attention.scale)
+    own = own + attention.out_proj(attended.transpose(1, 2).flatten(2))
+    result: Tensor = own + block.mlp(block.layer_norm2(own))
+    return result
 
 
 def build_transformers(source: Source) -> Backbone:
