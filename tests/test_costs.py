@@ -1,14 +1,17 @@
 """What jobs took, from the records that Snakemake keeps."""
 
 import math
+import time
 
 import numpy as np
 import pytest
 
-from glomflow.costs import JOB_COSTS, read_record, write_costs
+from glomflow.costs import JOB_COSTS, job_record, read_record, write_costs
 from glomflow.errors import GlomflowError
+from glomflow.jobs import job as job_of_its_own
 from glomflow.run_plan import write_plan
 from glomflow.tables import read_table
+from glomflow.usage import read_usage
 
 HEAD = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
 LONG = "93784.50\t1 day, 2:03:04\t2500.25\t4e3\t1\t1\t0.1\t0.2\t98.5\t90000.75\n"
@@ -91,3 +94,29 @@ def test_costs_are_those_of_the_plan(tmp_path, monkeypatch) -> None:
 def test_without_a_plan_there_are_no_costs(tmp_path) -> None:
     assert write_costs(tmp_path, tmp_path / "costs.parquet").empty
     assert read_table(tmp_path / "costs.parquet", JOB_COSTS).empty
+
+
+def test_what_a_job_says_of_itself_counts(tmp_path) -> None:
+    log = tmp_path / "logs" / "train" / "om.v2.log"
+    log.parent.mkdir(parents=True)
+    with job_of_its_own(log):
+        deadline = time.process_time() + 0.3
+        while time.process_time() < deadline:
+            pass
+    seconds, memory = read_usage(log)
+    assert 0.3 <= seconds < 3600
+    assert 10 < memory < 1e5
+    record(tmp_path / "benchmarks" / "train" / "om.v2.tsv", "0.4\t0:00:00\tNA\t" + "NA\t" * 6 + "NA\n")
+    assert job_record(tmp_path, "benchmarks/train/om.v2.tsv") == (0.4, seconds, memory)
+    record(tmp_path / "benchmarks" / "train" / "om.v2.tsv", LONG.replace("2500.25", "250000.25"))
+    assert job_record(tmp_path, "benchmarks/train/om.v2.tsv") == (93784.5, seconds, 250000.25)
+
+
+def test_a_job_that_failed_or_an_old_log_says_nothing(tmp_path) -> None:
+    with pytest.raises(SystemExit), job_of_its_own(tmp_path / "a.log"):
+        raise GlomflowError("no such slide")
+    assert "used" not in (tmp_path / "a.log").read_text()
+    assert read_usage(tmp_path / "a.log") is None
+    assert read_usage(tmp_path / "absent.log") is None
+    record(tmp_path / "benchmarks" / "a.tsv", LONG)
+    assert job_record(tmp_path, "benchmarks/a.tsv") == (93784.5, 90000.75, 2500.25)

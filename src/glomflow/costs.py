@@ -12,12 +12,14 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from glomflow.errors import GlomflowError
 from glomflow.run_plan import PLAN, PlannedJob, read_plan
 from glomflow.stages import job_words, stage_of
 from glomflow.tables import Column, Schema, write_table
+from glomflow.usage import read_usage
 
 JOB_COSTS: Schema = {
     "stage": Column("string", "stage of the workflow, a key of glomflow.stages.STAGES"),
@@ -27,7 +29,7 @@ JOB_COSTS: Schema = {
     "threads": Column("int64", "threads that it may use"),
     "gpus": Column("int64", "GPUs that it asked for"),
     "seconds": Column("float64", "time from start to end, s; missing where there is no record"),
-    "cpu_seconds": Column("float64", "CPU time, user and system, until the last sample, s"),
+    "cpu_seconds": Column("float64", "CPU time, user and system, s"),
     "memory_mb": Column("float64", "peak resident memory of its processes, MB"),
 }
 """One row per job; what Snakemake could not measure is missing."""
@@ -69,6 +71,23 @@ def read_record(path: Path) -> Record:
     return Record(sum(values[0]), sum(values[1]), max(values[2]))
 
 
+def job_record(results: Path, benchmark: str) -> Record:
+    """Reads what a job took: its record, with processor time and memory as its log says in the end.
+
+    Args:
+        results: The results folder.
+        benchmark: The job's record, relative to it; the log lies at the same place in ``logs``.
+
+    Raises:
+        GlomflowError: The record is damaged.
+    """
+    record = read_record(results / benchmark)
+    told = read_usage(results / "logs" / Path(benchmark).relative_to("benchmarks").with_suffix(".log"))
+    if told is None or math.isnan(record.seconds):
+        return record
+    return record._replace(cpu_seconds=told[0], memory_mb=float(np.fmax(record.memory_mb, told[1])))
+
+
 def _number(text: str | None, path: Path) -> float:
     if text is None or text.strip() in {"", "-", "NA"}:
         return math.nan
@@ -101,7 +120,7 @@ def job_costs(results: Path, jobs: list[PlannedJob]) -> pd.DataFrame:
                 "record": job.benchmark,
                 "threads": job.threads,
                 "gpus": job.gpus,
-                **read_record(results / job.benchmark)._asdict(),
+                **job_record(results, job.benchmark)._asdict(),
             }
         )
     return pd.DataFrame(rows, columns=list(JOB_COSTS))

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import pyarrow.parquet
 
-from glomflow.costs import read_record
+from glomflow.costs import job_record
 from glomflow.errors import GlomflowError
 from glomflow.tables import INVENTORY, read_table
 
@@ -162,7 +162,8 @@ def _spent(results: Path, stage: str, column: Literal["seconds", "cpu_seconds"])
             f"{results / 'benchmarks' / stage}: no benchmark of rule {stage}; name the results folder of a "
             "finished run"
         )
-    return float(np.nansum([getattr(read_record(path), column) for path in tables])), len(tables)
+    records = [job_record(results, path.relative_to(results).as_posix()) for path in tables]
+    return float(np.nansum([getattr(record, column) for record in records])), len(tables)
 
 
 def _crops(results: Path, features: Path) -> int:

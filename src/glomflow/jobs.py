@@ -14,6 +14,7 @@ from glomflow.errors import GlomflowError
 from glomflow.gpus import VISIBLE, claim_gpus
 from glomflow.job_lock import lock_outputs, unlock_outputs, whereabouts
 from glomflow.resource_failures import explain_failure
+from glomflow.usage import usage_line
 
 
 def _tee(read_end: int, log: int, console: int) -> None:
@@ -34,9 +35,10 @@ def job(log: str | os.PathLike[str], threads: int = 1, gpus: int = 0) -> Iterato
     """Runs a block as a job: its output goes to ``log`` and to the console.
 
     A :class:`GlomflowError`, a full disk and the like end the job with a message alone, any other exception
-    with its traceback; the log always gets the traceback. Numerical libraries are held to ``threads``, CUDA
-    to as many devices as are asked for, which are this process's own until it ends. A job that would write
-    the same files as one that still runs waits for it, see :mod:`glomflow.job_lock`.
+    with its traceback; the log always gets the traceback, and of a job that ends
+    well what it used. Numerical libraries are held to ``threads``, CUDA to as many devices as are asked for,
+    which are this process's own until it ends. A job that would write the same files as one that still runs
+    waits for it, see :mod:`glomflow.job_lock`.
 
     Args:
         log: File that receives standard output and standard error, also those of C libraries.
@@ -55,12 +57,14 @@ def job(log: str | os.PathLike[str], threads: int = 1, gpus: int = 0) -> Iterato
     tee = threading.Thread(target=_tee, args=(read_end, handle, saved[1]), daemon=True)
     tee.start()
     failure: str | None = None
+    ended = False
     try:
         os.dup2(write_end, 1)
         os.dup2(write_end, 2)
         try:
             claim_gpus(gpus)
             yield
+            ended = True
         except GlomflowError as error:
             failure = f"error: {error}"
             _append(handle, traceback.format_exc())
@@ -79,6 +83,8 @@ def job(log: str | os.PathLike[str], threads: int = 1, gpus: int = 0) -> Iterato
         os.dup2(saved[1], 2)
         os.close(write_end)
         tee.join(timeout=5)
+        if ended:
+            _append(handle, usage_line())
         for descriptor in (handle, read_end, *saved):
             os.close(descriptor)
         if visible is None:

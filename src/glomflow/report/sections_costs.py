@@ -108,8 +108,8 @@ def _prose(frame: pd.DataFrame) -> str:
     sentences = [
         "Each job counts once, with its last successful execution, also where an earlier run did it; failed "
         "and killed attempts, waiting in a queue and the report itself are not counted.",
-        "CPU time and memory are sampled, every 30 seconds after the first 15, so that what a job uses "
-        "after the last sample is missing.",
+        "CPU time is what the kernel counted when a job ended; memory is the most that was seen of all its "
+        "processes together, or held by one of them.",
     ]
     if (frame["gpus"] > 0).any():
         sentences.append(
