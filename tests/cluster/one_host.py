@@ -222,7 +222,9 @@ def _start_munge(folder: Path) -> None:
     names = {"key-file": key, "socket": folder / "munge.socket"}
     names |= {f"{name}-file": folder / f"munged.{name}" for name in ("pid", "log", "seed")}
     options = [f"--{name}={path}" for name, path in names.items()]
-    subprocess.run(["munged", "--force", *options], check=True, capture_output=True, timeout=60)
+    environment = os.environ | Cluster(folder).environment
+    command = ["munged", "--force", *options]
+    subprocess.run(command, check=True, capture_output=True, timeout=60, env=environment)
 
 
 @contextlib.contextmanager
@@ -235,8 +237,6 @@ def one_host_cluster(folder: Path) -> Iterator[Cluster]:
     Raises:
         RuntimeError: Another such cluster runs on this machine, or this one does not come up.
     """
-    folder.mkdir(mode=0o755, parents=True)
-    (folder / "state").mkdir()
     lock = FileLock(LOCK)
     try:
         lock.acquire(timeout=600)
@@ -244,7 +244,7 @@ def one_host_cluster(folder: Path) -> Iterator[Cluster]:
         raise RuntimeError(f"another cluster of tests holds {LOCK}") from None
     try:
         # A cluster whose tests were killed.
-        with contextlib.suppress(OSError):
+        if LAST.exists():
             _stop_all(Path(LAST.read_text(encoding="utf-8")))
         LAST.write_text(str(folder), encoding="utf-8")
         yield _started(folder)
@@ -255,6 +255,8 @@ def one_host_cluster(folder: Path) -> Iterator[Cluster]:
 
 def _started(folder: Path) -> Cluster:
     cluster = Cluster(folder)
+    folder.mkdir(mode=0o755, parents=True)
+    (folder / "state").mkdir()
     _write_settings(folder)
     DEFAULT_CONF.parent.mkdir(parents=True, exist_ok=True)
     DEFAULT_CONF.unlink(missing_ok=True)
@@ -275,6 +277,8 @@ def _stop_all(folder: Path) -> None:
             cluster.wait("the jobs to end", lambda: not cluster.jobs("RUNNING", "COMPLETING"), 20)
     for name in (*(f"node{number}" for number in range(NODES)), "slurmctld", "munged"):
         _stop(folder / f"{name}.pid", signal.SIGTERM)
+    # What is left, also where the folder was deleted.
+    _kill(_processes_of(f"SLURM_CONF={folder / 'slurm.conf'}", []))
     for number in range(NODES):
         _kill(_processes_of(f"SLURMD_NODENAME=node{number}", []))
     if DEFAULT_CONF.is_symlink() and DEFAULT_CONF.readlink() == folder / "slurm.conf":
