@@ -196,3 +196,15 @@ def test_samples_that_are_not_nested_and_a_pool_of_runs(make_cohort) -> None:
     rows, _ = adapted(job, folder, linear_probe=METHODS["linear_probe"], lora=METHODS["lora"])
     assert rows.groupby(["method", "shots", "run"]).ngroups == 2 * 2 * 3
     check(rows, folder / "draws.parquet", classes=2)
+
+
+def test_bfloat16_of_towers_is_near_and_of_nothing_else(make_cohort) -> None:
+    job, folder = make_cohort(
+        [(f"{label}-{n}", label, 3) for label in ("normal", "crescentic") for n in "ab"]
+    ).job()
+    fast = Adapted(method="vanilla", settings=ONE_EPOCH, precision="bfloat16")
+    rows, _ = adapted(job, folder, exact=METHODS["vanilla"], fast=fast)
+    exact, near = (rows[rows["method"] == name]["p_normal"].to_numpy() for name in ("exact", "fast"))
+    assert 0 < np.abs(exact - near).max() < 0.05
+    with pytest.raises(ValueError, match="precision: clap fine-tunes no tower and is computed in float64"):
+        Adapted(method="clap", precision="bfloat16")

@@ -148,7 +148,7 @@ def predict_tuned(
 
     Args:
         name: Name of the adapted model.
-        settings: Method, preset and selection.
+        settings: Method, preset, selection and precision.
         grid: The runs.
         backbone: The frozen model; it is left as it was.
         activations: Gives the images' state before a block of the image tower, or their unit features if
@@ -167,7 +167,15 @@ def predict_tuned(
     validated = settings.selection == "validation"
     hidden = activations(method.cut(backbone).vision)
     shots = grid.problem(validation=validated)
-    runs = tune(method, backbone, hidden, shots, prompts, selection=settings.selection)
+    runs = tune(
+        method,
+        backbone,
+        hidden,
+        shots,
+        prompts,
+        selection=settings.selection,
+        precision=settings.precision,
+    )
     predicted, described, remarks = [], [], []
     for (run, count), tuned in zip(grid.numbers(), runs, strict=True):
         rows, row = judged(name, grid, run, count, _Tuned(tuned, hidden, validated))
