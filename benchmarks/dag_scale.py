@@ -157,7 +157,7 @@ def finish(project: Path, images: pd.DataFrame, shards: int) -> None:
         path = project / "results" / "cohort" / "images" / f"{shard:04d}.parquet"
         if not path.exists():
             write_table(path, images.iloc[:0], IMAGES)
-    snakemake(project, "--touch", "--forceall", "--quiet", "all", "--cores", "1000")
+    snakemake(project, "--touch", "--forceall", "--quiet", "all", "--cores", "1000", "--scheduler", "greedy")
 
 
 def add_patient(project: Path) -> None:
