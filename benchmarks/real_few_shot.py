@@ -34,7 +34,7 @@ from PIL import Image
 
 from glomflow.config import TEXT_FREE, Adapted, Encoder, Evaluation, FewShot, Stain
 from glomflow.config_vlm import LabelClass, LabelSet, VlmBackbone, VlmPretraining
-from glomflow.evaluation.adapted import Grid, predict_features, predict_tuned, shots_of
+from glomflow.evaluation.adapted import Grid, predict_features, predict_tuned
 from glomflow.evaluation.draws import draw_digest, draw_shots
 from glomflow.evaluation.ensembles import ensembles
 from glomflow.evaluation.few_shot import few_shot
@@ -48,6 +48,7 @@ from glomflow.models.vlm.image_backbone import ImageBackbone
 from glomflow.models.vlm.methods.base import ClassText, class_text
 from glomflow.models.vlm.methods.registry import FEATURE_METHODS, TUNED_METHODS
 from glomflow.models.vlm.prompts import Prompts, read_prompts
+from glomflow.shots import shots_of
 from glomflow.training.vlm_cache import ActivationCache
 from glomflow.training.vlm_pretrain import PretrainFiles, pretrain
 
@@ -211,8 +212,10 @@ def by_phantom_model(
         return table.numpy() if block is None else cache.hidden(backbone, data.crops, block)
 
     parts = []
-    for method in methods:
-        name, settings, grid = f"phantom model: {method}", Adapted(method=method), data.grid(method)
+    for entry in methods:
+        method, _, preset = entry.partition(":")
+        settings = Adapted.model_validate({"method": method, "preset": preset or "default"})
+        name, grid = f"phantom model: {' '.join(filter(None, (method, preset)))}", data.grid(method)
         start = time.perf_counter()
         if method in TUNED_METHODS:
             found = predict_tuned(name, settings, grid, backbone, before, prompts)
@@ -383,7 +386,13 @@ def main() -> None:
     parser.add_argument("--real", type=Path, required=True, help="folder of glomeruli with a labels.csv")
     parser.add_argument("--cache", type=Path, default=Path("results/real_few_shot"), help="kept between runs")
     parser.add_argument("--seed", type=int, default=2027, help="seed of the draws")
-    parser.add_argument("--methods", nargs="+", default=[*FEATURE_METHODS, *TUNED_METHODS], metavar="METHOD")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=[*FEATURE_METHODS, *TUNED_METHODS, "lora:small", "clip_lora:small"],
+        metavar="METHOD[:PRESET]",
+        help="of the phantom's model",
+    )
     parser.add_argument("--quick", action="store_true", help="two runs, 200 resamples: does it run?")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

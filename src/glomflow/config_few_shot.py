@@ -47,8 +47,8 @@ class Adapted(Section):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="Arithmetic of the towers of methods that fine-tune them: `bfloat16` is faster where the "
-        "processor has it and few blocks are trained (measure it: [vlm-methods.md](vlm-methods.md), Speed), and "
-        "moves probabilities by about 0.01.",
+        "processor has it and few blocks are trained (measure it: [vlm-methods.md](vlm-methods.md), Speed), "
+        "and moves probabilities by about 0.01.",
     )
 
     @model_validator(mode="after")

@@ -146,13 +146,13 @@ class LoraAttention(nn.Module):
             raise GlomflowError("LoRA: only attention with keys as values, without its weights, is updated")
         base, (count, length, _) = self.base, query.shape
         if key is None or key is query:
-            heads = self._heads(query, 0, 3)
+            q, k, v = self._heads(query, 0, 3)
         else:
-            heads = [*self._heads(query, 0, 1), *self._heads(key, 1, 3)]
+            q, k, v = *self._heads(query, 0, 1), *self._heads(key, 1, 3)
         if attn_mask is not None and attn_mask.ndim == 3:
             attn_mask = attn_mask.reshape(count, self.num_heads, length, -1)
         dropped = base.dropout if self.training else 0.0
-        seen = functional.scaled_dot_product_attention(*heads, attn_mask=attn_mask, dropout_p=dropped)
+        seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropped)
         joined = seen.transpose(1, 2).flatten(2)
         result: Tensor = base.out_proj(joined)
         if "out" in self.parts and not self.merged:

@@ -65,7 +65,7 @@ class OpenClipText(TextTower):
 
     def _projected(self, pooled: Tensor) -> Tensor:
         if self.text_projection is None:
-            return pooled  # type: ignore[no-any-return]
+            return pooled
         if isinstance(self.text_projection, nn.Linear):
             return self.text_projection(pooled)  # type: ignore[no-any-return]
         return pooled @ self.text_projection  # type: ignore[no-any-return]

@@ -132,16 +132,16 @@ class ClipText(TextTower):
 def block_at(block: Any, hidden: Tensor, place: Tensor, mask: Tensor | None) -> Tensor:
     """Runs a ``CLIPEncoderLayer`` for one token of each sequence, (N, L, width) to (N, 1, width)."""
     own, seen, attention = token_at(hidden, place), block.layer_norm1(hidden), block.self_attn
-    heads = [
+    q, k, v = (
         each.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
         for each in (
             attention.q_proj(token_at(seen, place)),
             attention.k_proj(seen),
             attention.v_proj(seen),
         )
-    ]
+    )
     rows = None if mask is None else mask[0, 0][place][:, None, None]
-    attended = functional.scaled_dot_product_attention(*heads, attn_mask=rows, scale=attention.scale)
+    attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=rows, scale=attention.scale)
     own = own + attention.out_proj(attended.transpose(1, 2).flatten(2))
     result: Tensor = own + block.mlp(block.layer_norm2(own))
     return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from glomflow.models.vlm.lora import Target
 from glomflow.models.vlm.methods.base import Recipe
@@ -36,5 +36,10 @@ class ClipLora(LoraTuning):
     name = "clip_lora"
 
 
-PRESETS = {"default": ClipLoraSettings(), "published": ClipLoraSettings(steps_per_shot=500)}
-"""``published``: 500 steps per shot, as the authors; ``default``: 20 epochs, for a CPU."""
+PRESETS = {
+    "default": ClipLoraSettings(),
+    "small": ClipLoraSettings(recipe=replace(_RECIPE, batch_size=5, balanced=True, lr=1e-3), alpha=4.0),
+    "published": ClipLoraSettings(steps_per_shot=500),
+}
+"""``published``: 500 steps per shot, as the authors; ``default``: 20 epochs, for a CPU; ``small``: for models
+of a few million weights, chosen on phantom glomeruli."""

@@ -107,8 +107,12 @@ _PUBLISHED = LoraSettings(recipe=replace(_RECIPE, balanced=False), loss="arange"
 
 PRESETS = {
     "default": LoraSettings(),
+    "small": LoraSettings(
+        recipe=replace(_RECIPE, lr=5e-4), targets=("q", "k", "v", "out"), vision_blocks=None, text_blocks=None
+    ),
     "clip": replace(_PUBLISHED, vision_blocks=(11,), text_blocks=(11,)),
     "plip": replace(_PUBLISHED, vision_blocks=(11,), text_blocks=(11,)),
     "conch": replace(_PUBLISHED, vision_blocks=(10, 11), text_blocks=(), targets=("q", "k", "v", "out")),
 }
-"""``clip``, ``plip`` and ``conch``: as published."""
+"""``clip``, ``plip`` and ``conch``: as published. ``small``: for models of a few million weights, which the
+other recipes hardly move; chosen on phantom glomeruli."""
