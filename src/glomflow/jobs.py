@@ -35,10 +35,10 @@ def job(log: str | os.PathLike[str], threads: int = 1, gpus: int = 0) -> Iterato
     """Runs a block as a job: its output goes to ``log`` and to the console.
 
     A :class:`GlomflowError`, a full disk and the like end the job with a message alone, any other exception
-    with its traceback; the log always gets the traceback, and of a job that ends
-    well what it used. Numerical libraries are held to ``threads``, CUDA to as many devices as are asked for,
-    which are this process's own until it ends. A job that would write the same files as one that still runs
-    waits for it, see :mod:`glomflow.job_lock`.
+    with its traceback; the log always gets the traceback, and of a job that ends well what it used.
+    Numerical libraries are held to ``threads``, CUDA to as many devices as are asked for, which are this
+    process's own until it ends. A job that would write the same files as one that still runs waits for it,
+    see :mod:`glomflow.job_lock`.
 
     Args:
         log: File that receives standard output and standard error, also those of C libraries.
@@ -65,15 +65,8 @@ def job(log: str | os.PathLike[str], threads: int = 1, gpus: int = 0) -> Iterato
             claim_gpus(gpus)
             yield
             ended = True
-        except GlomflowError as error:
-            failure = f"error: {error}"
-            _append(handle, traceback.format_exc())
         except Exception as error:
-            failure = _told(error, log)
-            if failure is None:
-                failure = traceback.format_exc()
-            else:
-                _append(handle, traceback.format_exc())
+            failure = _failure(error, log, handle)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -94,6 +87,15 @@ def job(log: str | os.PathLike[str], threads: int = 1, gpus: int = 0) -> Iterato
         unlock_outputs(lock, log)
     if failure is not None:
         raise SystemExit(1)
+
+
+def _failure(error: Exception, log: str | os.PathLike[str], handle: int) -> str:
+    """Returns what the console shows of the exception being handled; its traceback goes to the log."""
+    told = f"error: {error}" if isinstance(error, GlomflowError) else _told(error, log)
+    if told is None:
+        return traceback.format_exc()
+    _append(handle, traceback.format_exc())
+    return told
 
 
 def _append(handle: int, text: str) -> None:

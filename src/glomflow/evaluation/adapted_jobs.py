@@ -16,11 +16,7 @@ from numpy.typing import NDArray
 from glomflow.config import Adapted, Config
 from glomflow.config_vlm import VlmBackbone
 from glomflow.errors import GlomflowError
-from glomflow.evaluation.adapted import (
-    Grid,
-    predict_features,
-    predict_tuned,
-)
+from glomflow.evaluation.adapted import Grid, predict_features, predict_tuned
 from glomflow.evaluation.draws import DRAWS, labelled_crops
 from glomflow.files import write_json
 from glomflow.imaging.crop_store import open_array, read_store, write_array

@@ -99,8 +99,9 @@ class Tower(nn.Module, ABC):
         place = self._read(hidden, inputs) if first <= last and not self.blocks[last]._forward_hooks else None
         if place is None:
             return self.head(self.run(hidden, first, inputs=inputs), inputs)
-        hidden = self.run(hidden, first, last, inputs)
         mask = self._mask(hidden, inputs)
+        for block in self.blocks[first:last]:
+            hidden = self._block(block, hidden, mask)
         return self._head_at(self._block_at(self.blocks[last], hidden, place, mask))
 
     @abstractmethod

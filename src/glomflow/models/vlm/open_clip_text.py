@@ -58,12 +58,11 @@ class OpenClipText(TextTower):
     def head(self, hidden: Tensor, inputs: Tensor | None) -> Tensor:
         """Takes the state at the text's end (or of the class token) and projects it."""
         if self.cls_emb is not None:
-            pooled = self.ln_final(hidden[:, -1])
-        else:
-            pooled = token_at(self.ln_final(hidden), self._end(hidden, inputs))[:, 0]
-        return self._projected(pooled)
+            return self._head_at(hidden[:, -1:])
+        return self._head_at(token_at(hidden, self._end(hidden, inputs)))
 
-    def _projected(self, pooled: Tensor) -> Tensor:
+    def _head_at(self, token: Tensor) -> Tensor:
+        pooled: Tensor = self.ln_final(token[:, 0])
         if self.text_projection is None:
             return pooled
         if isinstance(self.text_projection, nn.Linear):
@@ -106,9 +105,6 @@ class OpenClipText(TextTower):
 
     def _block_at(self, block: nn.Module, hidden: Tensor, place: Tensor, mask: Tensor | None) -> Tensor:
         return block_at(block, hidden, place, mask)
-
-    def _head_at(self, token: Tensor) -> Tensor:
-        return self._projected(self.ln_final(token[:, 0]))
 
 
 def block_at(block: Any, hidden: Tensor, place: Tensor, mask: Tensor | None) -> Tensor:
