@@ -3,10 +3,10 @@
     PYTHONPATH=src python benchmarks/dag_scale.py --patients 1000 10000 100000 --out scale.json
 
 Each cohort has two sheets and empty image files: one OM field with its outlines, one IM and five TEM images
-of a patient, in a folder of the patient's own. Nothing is computed. Measured are a first dry run; a run that
-finds everything done, for which all outputs are created empty (the shards' tables of images truly) and
-entered by ``snakemake --touch``; and the plan after a patient was added. ``--table scale.json`` prints what
-was measured as docs/scale.md shows it.
+of a patient, in a folder of its own. Nothing is computed. Measured are a first dry run; handing out all jobs
+to eight slots, where outputs that were created empty (the shards' tables of images truly) are touched
+instead of computed; a run that then finds everything done; and the plan after a patient was added.
+``--table scale.json`` prints what was measured as docs/scale.md shows it.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ run: {{results: results, tracks: [diagnosis, glomeruli], shards: {shards}}}
 cohort: {{source: sheets, folder: cohort}}
 few_shot: {{adapted: {{}}}}
 """
+SLOTS = 8
+SNAKEMAKE = "import sys; from snakemake.cli import main; main(sys.argv[1:])"
+UNDELAYED = "from snakemake.executors import touch; touch.Executor.SLEEPING_TIME = 0; "
+"""``--touch`` waits 0.1 s per job, so that times of files differ; here they need not."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,9 @@ class Measured:
         dry_cpu_s: Processor time of its dry run, s; it is one thread.
         dry_s: Its wall time, s; on a machine that others use, too, far more.
         dry_mb: Its peak resident memory, MB.
+        hand_out_cpu_s: Processor time of planning, handing out and entering all jobs, none computed, s.
+        hand_out_s: Its wall time, s.
+        hand_out_mb: Its peak resident memory, MB.
         noop_cpu_s: Processor time of a run that finds everything done, s.
         noop_s: Its wall time, s.
         noop_mb: Its peak resident memory, MB.
@@ -71,6 +78,9 @@ class Measured:
     dry_cpu_s: float
     dry_s: float
     dry_mb: float
+    hand_out_cpu_s: float
+    hand_out_s: float
+    hand_out_mb: float
     noop_cpu_s: float
     noop_s: float
     noop_mb: float
@@ -108,9 +118,10 @@ def write_files(folder: Path, name: str) -> None:
         (own / file).touch()
 
 
-def snakemake(project: Path, *arguments: str) -> tuple[str, float, float, float]:
+def snakemake(project: Path, *arguments: str, cores: int = 1) -> tuple[str, float, float, float]:
     """Runs snakemake; returns what it printed, processor and wall seconds, and peak resident memory in MB."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", "scale.yaml", *arguments]
+    program = UNDELAYED + SNAKEMAKE if "--touch" in arguments else SNAKEMAKE
+    command = [sys.executable, "-c", program, "--cores", str(cores), "--configfile", "scale.yaml", *arguments]
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+", encoding="utf-8") as out:
         process = subprocess.Popen(command, cwd=project, stdout=out, stderr=subprocess.STDOUT)
@@ -139,8 +150,8 @@ def read_sheets(folder: Path, shards: int, shard: int | None = None) -> tuple[pd
     return images, time.process_time() - started
 
 
-def finish(project: Path, images: pd.DataFrame, shards: int) -> None:
-    """Creates every output, and has Snakemake enter them as done."""
+def create_outputs(project: Path, images: pd.DataFrame, shards: int) -> None:
+    """Creates every output: empty, but for the shards' tables of images."""
     text, *_ = snakemake(project, "--summary")
     lines = text[text.index("output_file\t") :].splitlines()[1:]
     outputs = [project / line.split("\t")[0] for line in lines if "\t" in line]
@@ -157,7 +168,6 @@ def finish(project: Path, images: pd.DataFrame, shards: int) -> None:
         path = project / "results" / "cohort" / "images" / f"{shard:04d}.parquet"
         if not path.exists():
             write_table(path, images.iloc[:0], IMAGES)
-    snakemake(project, "--touch", "--forceall", "--quiet", "all", "--cores", "1000", "--scheduler", "greedy")
 
 
 def add_patient(project: Path) -> None:
@@ -184,7 +194,9 @@ def measure(patients: int, scratch: Path) -> Measured:
         table, sheets_s = read_sheets(project / "cohort", shards)
         _, shard_s = read_sheets(project / "cohort", shards, 0)
         say(f"  sheets: {sheets_s:.1f} s, of a shard {shard_s:.1f} s")
-        finish(project, table, shards)
+        create_outputs(project, table, shards)
+        _, *hand_out = snakemake(project, "--touch", "--forceall", "--quiet", "all", cores=SLOTS)
+        say(f"  handing out: CPU s, s, MB: {hand_out}")
         text, *noop = snakemake(project)
         if "Nothing to be done" not in text:
             raise SystemExit(f"jobs are left where everything is done:\n{text[-4000:]}")
@@ -195,7 +207,7 @@ def measure(patients: int, scratch: Path) -> Measured:
         added = {name: plan.get(name, 0) for name in IMAGE_STAGES}
         say(f"  a patient more: {added}")
         counts = (patients, images, shards, jobs["total"])
-        return Measured(*counts, *dry, *noop, sheets_s, shard_s, state, added)
+        return Measured(*counts, *dry, *hand_out, *noop, sheets_s, shard_s, state, added)
     finally:
         shutil.rmtree(project)
 
@@ -204,16 +216,18 @@ def markdown(measured: list[Measured]) -> str:
     """The table of docs/scale.md."""
     head = (
         "patients",
-        "image rows",
+        "images",
         "shards",
         "jobs",
-        "dry run, s CPU",
+        "dry run: s (CPU s)",
         "MB",
-        "nothing to do, s CPU",
+        "handing out: s (CPU s)",
+        "MB",
+        "nothing to do: s (CPU s)",
         "MB",
         "`.snakemake`, MB",
-        "sheets, s CPU",
-        "one shard's rows, s CPU",
+        "sheets: CPU s",
+        "one shard's rows: CPU s",
         "shards redone per stage",
     )
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
@@ -223,9 +237,11 @@ def markdown(measured: list[Measured]) -> str:
             f"{each.images:,}",
             f"{each.shards:,}",
             f"{each.jobs:,}",
-            f"{each.dry_cpu_s:.1f}",
+            f"{each.dry_s:.1f} ({each.dry_cpu_s:.1f})",
             f"{each.dry_mb:.0f}",
-            f"{each.noop_cpu_s:.1f}",
+            f"{each.hand_out_s:.1f} ({each.hand_out_cpu_s:.1f})",
+            f"{each.hand_out_mb:.0f}",
+            f"{each.noop_s:.1f} ({each.noop_cpu_s:.1f})",
             f"{each.noop_mb:.0f}",
             f"{each.state_bytes / 1e6:.0f}",
             f"{each.sheets_cpu_s:.1f}",

@@ -1,5 +1,6 @@
 # Names and functions that all rules share.
 import functools
+import os
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,6 +126,19 @@ wildcard_constraints:
 def result(path):
     """A file below the results folder; the path may hold wildcards."""
     return f"{R}/{path}"
+
+
+def records():
+    """Where the plan of a run lies, and what its jobs say of themselves: beside the results."""
+    settings = workflow.storage_settings
+    if settings.default_storage_provider is None:
+        return R
+    prefix = settings.default_storage_prefix or ""
+    # As Snakemake joins them.
+    return f"{prefix}{'' if prefix.endswith('/') or not prefix else '/'}{os.path.normpath(R)}"
+
+
+RECORDS = records()
 
 
 def phantom(path):

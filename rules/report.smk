@@ -202,7 +202,7 @@ rule report:
     params:
         config=dump(CONFIG),
         runs=RUNS if DIAGNOSIS else [],
-        results=lambda wildcards, output: str(Path(output.page).parent),
+        results=RECORDS,
         code=code("report.py"),
     script:
         "../workflow_scripts/report.py"

@@ -2,6 +2,7 @@
 
 import math
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,11 +79,11 @@ def test_costs_are_those_of_the_plan(tmp_path, monkeypatch) -> None:
         job(2, "ingest", shard="0000"),
         job(3, "report"),
     ]
-    write_plan("results", jobs, [])
+    write_plan(Path("results/plan.json"), "results", jobs, [])
     record(results / "benchmarks/train_om_0_0.tsv", LONG)
     record(results / "benchmarks/report.tsv", LONG)
     record(results / "benchmarks/train_stale_0_0.tsv", LONG)
-    frame = write_costs(results, results / "costs.parquet")
+    frame = write_costs(str(results), results / "costs.parquet")
     assert frame["job"].tolist() == ["train om, fold 0, seed 0", "open images, shard 0000"]
     assert frame["stage"].tolist() == ["training", "images"]
     assert frame["gpus"].tolist() == [2, 0]
@@ -92,7 +93,7 @@ def test_costs_are_those_of_the_plan(tmp_path, monkeypatch) -> None:
 
 
 def test_without_a_plan_there_are_no_costs(tmp_path) -> None:
-    assert write_costs(tmp_path, tmp_path / "costs.parquet").empty
+    assert write_costs(str(tmp_path), tmp_path / "costs.parquet").empty
     assert read_table(tmp_path / "costs.parquet", JOB_COSTS).empty
 
 

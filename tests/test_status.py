@@ -58,7 +58,7 @@ def run(tmp_path, monkeypatch) -> Path:
     (folder / ".snakemake/log/a.snakemake.log").write_text("Building DAG of jobs...\n")
     monkeypatch.chdir(folder)
     jobs = [job_fields(number, name) for number, name in enumerate(NAMES, 3)]
-    write_plan("results", jobs, [str(folder / ".snakemake/log/a.snakemake.log")])
+    write_plan(Path("results/plan.json"), "results", jobs, [str(folder / ".snakemake/log/a.snakemake.log")])
     return folder
 
 
@@ -188,7 +188,8 @@ def test_a_quiet_run_is_told_from_marks_outputs_and_logs(run) -> None:
 
 def test_outputs_that_were_up_to_date_are_done_until_they_are_gone(run, monkeypatch) -> None:
     monkeypatch.chdir(run)
-    write_plan("results", [job_fields(number, name, needed=False) for number, name in enumerate(NAMES)], [])
+    jobs = [job_fields(number, name, needed=False) for number, name in enumerate(NAMES)]
+    write_plan(Path("results/plan.json"), "results", jobs, [])
     finish(run, "0000")
     os.utime(run / "results/opened/0000.parquet", (1000, 1000))
     assert states(run) == dict(zip(NAMES, ["done", *["to do"] * 4], strict=True))

@@ -60,7 +60,8 @@ class Plan:
         pid: Its process.
         process: When that process started, in the kernel's words; tells it from a later one of its number.
         folder: Folder that Snakemake runs in.
-        results: The results folder as the configuration names it, relative to ``folder`` or absolute.
+        results: The results folder as the configuration names it, relative to ``folder`` or absolute, or
+            its address in storage.
         snakemake_log: Snakemake's own log.
         jobs: Every job with a log.
     """
@@ -84,11 +85,14 @@ def process_start(pid: int) -> str:
     return text.rpartition(")")[2].split()[19]
 
 
-def write_plan(results: str, jobs: Iterable[Mapping[str, Any]], snakemake_logs: Sequence[str]) -> None:
+def write_plan(
+    path: Path, results: str, jobs: Iterable[Mapping[str, Any]], snakemake_logs: Sequence[str]
+) -> None:
     """Writes the plan of the run that starts, for the process that calls.
 
     Args:
-        results: The results folder as the configuration names it.
+        path: The plan.
+        results: The results folder as the configuration names it, or its address in storage.
         jobs: Fields of :class:`PlannedJob`; paths as the rules name them.
         snakemake_logs: Snakemake's own log, and those of its logger plugins.
     """
@@ -104,7 +108,7 @@ def write_plan(results: str, jobs: Iterable[Mapping[str, Any]], snakemake_logs: 
         "snakemake_log": next(iter(snakemake_logs), ""),
         "jobs": sorted(planned, key=lambda job: job["id"]),
     }
-    write_text(Path(results) / PLAN, json.dumps(plan, separators=(",", ":")) + "\n")
+    write_text(path, json.dumps(plan, separators=(",", ":")) + "\n")
 
 
 def _below(results: str, job: Mapping[str, Any]) -> dict[str, Any]:

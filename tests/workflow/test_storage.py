@@ -20,6 +20,8 @@ import pytest
 from glomflow.cohort.phantom import plan_phantom, write_phantom_images, write_phantom_sheets
 from glomflow.cohort.sheets import shard_of
 from glomflow.config import Phantom
+from glomflow.costs import write_costs
+from glomflow.status import read_status
 from glomflow.tables import INVENTORY, read_table
 from workflow.conftest import Project, copy_project
 
@@ -55,6 +57,15 @@ def digest_in(folder: Path):
 
 def nothing_to_do(project: Project, *arguments: str) -> bool:
     return "Nothing to be done" in project.snakemake(*arguments).stdout
+
+
+def assert_costs_told(results: str, scratch: Path) -> None:
+    """What the run's jobs took can be read where their results lie."""
+    costs = write_costs(results, scratch / "costs.parquet")
+    assert set(costs["rule"]) > {"cohort", "ingest", "inventory", "figures_images"}
+    assert (costs["seconds"] > 0).all()
+    assert (costs["cpu_seconds"] > 0.1).all()
+    assert (costs["memory_mb"] > 10).all()
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -135,6 +146,11 @@ def test_results_on_a_mounted_folder(project, tmp_path) -> None:
     inventory = read_table(tmp_path / "mounted/results/inventory.parquet", INVENTORY)
     assert (inventory["status"] == "ok").all()
     assert not list((project.folder / "results").rglob("*.parquet"))
+    told = read_status(tmp_path / "mounted/results")
+    assert told["state"] == "done"
+    assert not told["copy"]
+    assert told["jobs"]["done"] == sum(told["jobs"].values()) > 0
+    assert_costs_told(str(tmp_path / "mounted/results"), tmp_path)
     assert nothing_to_do(project, *target)
     image = project.folder / "cohort" / inventory["path"].iloc[0]
     os.utime(image)
@@ -208,6 +224,7 @@ def test_cohort_and_results_in_a_bucket(project, bucket, tmp_path, monkeypatch) 
     inventory = read_table(tmp_path / "inventory.parquet", INVENTORY)
     assert (inventory["status"] == "ok").all()
     assert inventory["patient"].nunique() == 9
+    assert_costs_told("s3://results/run/results", tmp_path)
 
     left = [path for path in project.folder.rglob("*") if path.is_file()]
     assert not [path for path in left if SECRET.encode() in path.read_bytes()]

@@ -72,7 +72,7 @@ class Bucket:
         self.name, _, path = self.address.removeprefix(SCHEME).partition("/")
         self._prefix = f"{path}/" if path else ""
         if not self.name:
-            raise GlomflowError(f"cohort.folder: {address} names no bucket; write s3://bucket/path")
+            raise GlomflowError(f"{address}: names no bucket; write s3://bucket/path")
         self._client = _client(address)
 
     def listing(self, start: str = "") -> dict[str, Stamp]:
@@ -225,7 +225,7 @@ def _client(address: str) -> Any:
         from botocore.exceptions import BotoCoreError
     except ModuleNotFoundError as error:
         raise GlomflowError(
-            f"cohort.folder: {address} is in a bucket, and boto3 is not installed; docs/storage.md tells how"
+            f"{address}: is in a bucket, and boto3 is not installed; docs/storage.md tells how"
         ) from error
     settings = {key: os.environ.get(name) or None for key, name in _VARIABLES.items()}
     settings["region_name"] = settings["region_name"] or os.environ.get("AWS_REGION") or _DEFAULT_REGION
@@ -240,4 +240,4 @@ def _client(address: str) -> Any:
             **settings,
         )
     except (BotoCoreError, ValueError) as error:
-        raise GlomflowError(f"cohort.folder: {address}: {error}; {_ADVICE}") from error
+        raise GlomflowError(f"{address}: {error}; {_ADVICE}") from error
