@@ -1,5 +1,6 @@
 """A copy of the project that the workflow runs in, so that tests can edit it."""
 
+import glob
 import os
 import re
 import shutil
@@ -42,6 +43,7 @@ class Project:
             timeout=1200,
             check=False,
         )
+        keep_compiled(self.folder / "src", REPO / "src")
         if check and done.returncode != 0:
             pytest.fail(f"{' '.join(command)} failed:\n{done.stdout[-8000:]}")
         return done
@@ -63,11 +65,27 @@ def copy_project(folder: Path) -> Path:
     for part in PARTS:
         source = REPO / part
         if source.is_dir():
-            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("*.pyc", "*.egg-info"))
         else:
             shutil.copy2(source, folder / part)
     shutil.copy2(Path(__file__).with_name("small.yaml"), folder / "small.yaml")
     return folder
+
+
+def keep_compiled(source: Path, target: Path) -> None:
+    """Brings kernels that a copy compiled back to where the next copy finds them; each takes seconds.
+
+    Numba takes them for files of the same size and time only, which copies have.
+    """
+    for index in source.rglob("*.nbi"):
+        kept = target / index.relative_to(source)
+        if kept.exists():
+            continue
+        kept.parent.mkdir(exist_ok=True)
+        machine_code = sorted(index.parent.glob(f"{glob.escape(index.stem)}.*.nbc"))
+        for path in [*machine_code, index]:
+            shutil.copy2(path, kept.with_name(f"{path.name}.{os.getpid()}"))
+            os.replace(kept.with_name(f"{path.name}.{os.getpid()}"), kept.with_name(path.name))
 
 
 @pytest.fixture(scope="session")
