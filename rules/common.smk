@@ -133,9 +133,11 @@ def records():
     settings = workflow.storage_settings
     if settings.default_storage_provider is None:
         return R
-    prefix = settings.default_storage_prefix or ""
     # As Snakemake joins them.
-    return f"{prefix}{'' if prefix.endswith('/') or not prefix else '/'}{os.path.normpath(R)}"
+    prefix = settings.default_storage_prefix
+    if prefix and not prefix.endswith("/"):
+        prefix += "/"
+    return f"{prefix or ''}{os.path.normpath(R)}"
 
 
 RECORDS = records()

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from glomflow.files import atomic_path
+
 REPO = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "config.yaml", "config", "rules", "workflow_scripts", "profiles", "envs", "src")
 
@@ -62,10 +64,12 @@ class Project:
 def copy_project(folder: Path) -> Path:
     """Copies the parts of the project that the workflow runs on."""
     folder.mkdir(parents=True)
+    # Caches: compiled kernels alone; what another process is still writing may be gone at once.
+    unwanted = shutil.ignore_patterns("*.pyc*", "*.tmp.*", ".*", "*.egg-info")
     for part in PARTS:
         source = REPO / part
         if source.is_dir():
-            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("*.pyc", "*.egg-info"))
+            shutil.copytree(source, folder / part, ignore=unwanted)
         else:
             shutil.copy2(source, folder / part)
     shutil.copy2(Path(__file__).with_name("small.yaml"), folder / "small.yaml")
@@ -81,11 +85,10 @@ def keep_compiled(source: Path, target: Path) -> None:
         kept = target / index.relative_to(source)
         if kept.exists():
             continue
-        kept.parent.mkdir(exist_ok=True)
         machine_code = sorted(index.parent.glob(f"{glob.escape(index.stem)}.*.nbc"))
         for path in [*machine_code, index]:
-            shutil.copy2(path, kept.with_name(f"{path.name}.{os.getpid()}"))
-            os.replace(kept.with_name(f"{path.name}.{os.getpid()}"), kept.with_name(path.name))
+            with atomic_path(kept.with_name(path.name)) as temporary:
+                shutil.copy2(path, temporary)
 
 
 @pytest.fixture(scope="session")
