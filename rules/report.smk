@@ -202,7 +202,7 @@ rule report:
     params:
         config=dump(CONFIG),
         runs=RUNS if DIAGNOSIS else [],
-        results=RECORDS,
+        plan=f"{RECORDS}/{PLAN}",
         code=code("report.py"),
     script:
         "../workflow_scripts/report.py"

@@ -1,5 +1,6 @@
 """Writes the report."""
 
+import posixpath
 from pathlib import Path
 
 from glomflow.jobs import job
@@ -18,7 +19,7 @@ if __name__ == "__main__":
         from glomflow.costs import write_costs
 
         params, output = snakemake.params, snakemake.output
-        costs = write_costs(params.results, Path(output.costs))
+        costs = write_costs(posixpath.dirname(params.plan), Path(output.costs))
         files = {**dict(snakemake.input.items()), "costs": output.costs}
         write(files, params.runs, params.config, Path(output.page))
         print(f"wrote {output.page}; time and memory of {len(costs)} jobs in {output.costs}")

@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser(
         "status", help="say how far a run is: beside it, after it, or from a copy of its results"
     )
-    status.add_argument("results", type=Path, nargs="?", default=Path("results"), help="results folder")
+    status.add_argument("results", nargs="?", default="results", help="results folder, or s3://bucket/path")
     status.add_argument("--json", action="store_true", help="print JSON, for programs")
     status.add_argument("--lines", type=int, default=5, help="last lines shown of each log (default: 5)")
     status.add_argument("--watch", type=float, metavar="SECONDS", help="look again until the run ends")

@@ -7,19 +7,15 @@ earlier runs did included; which records are missing can therefore be told.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import math
-import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from glomflow.cohort.bucket import bucket_at, is_bucket
+from glomflow.bucket_results import records_of
 from glomflow.errors import GlomflowError
 from glomflow.run_plan import PLAN, PlannedJob, read_plan
 from glomflow.stages import job_words, stage_of
@@ -38,12 +34,6 @@ JOB_COSTS: Schema = {
     "memory_mb": Column("float64", "peak resident memory of its processes, MB"),
 }
 """One row per job; what Snakemake could not measure is missing."""
-
-RECORDED = (PLAN, "benchmarks/", "logs/")
-"""What of a results folder tells of its jobs."""
-
-AT_ONCE = 16
-"""Small files that are fetched from a bucket at a time."""
 
 REPORT = "report"
 """The rule that gathers the costs, and so cannot be among them."""
@@ -158,26 +148,3 @@ def write_costs(results: str, out: Path) -> pd.DataFrame:
         frame = job_costs(folder, jobs)
     write_table(out, frame, JOB_COSTS)
     return frame
-
-
-@contextlib.contextmanager
-def records_of(results: str) -> Iterator[Path]:
-    """Yields the folder that a run's plan and the logs and records of its jobs lie in.
-
-    Args:
-        results: The results folder, or its address in a bucket.
-
-    Yields:
-        The folder; for a bucket a scratch folder with copies, which goes when the block ends.
-    """
-    if not is_bucket(results):
-        yield Path(results)
-        return
-    bucket = bucket_at(results)
-    with tempfile.TemporaryDirectory(prefix="glomflow-records-") as scratch:
-        folder = Path(scratch)
-        names = [name for start in RECORDED for name in bucket.listing(start)]
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for _ in pool.map(lambda name: bucket.fetch(name, folder / name), names):
-                pass
-        yield folder

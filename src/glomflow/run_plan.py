@@ -119,6 +119,14 @@ def _below(results: str, job: Mapping[str, Any]) -> dict[str, Any]:
     return {**job, **paths, "outputs": [relative(path) for path in job["outputs"]]}
 
 
+def no_plan(results: Path | str) -> GlomflowError:
+    """Returns the error of results without a plan."""
+    return GlomflowError(
+        f"{results}: holds no {PLAN}, which every run writes when it starts; name the folder that "
+        "run.results names, or start the workflow"
+    )
+
+
 def read_plan(results: Path) -> Plan:
     """Reads the plan of the last run.
 
@@ -132,10 +140,7 @@ def read_plan(results: Path) -> Plan:
         raise GlomflowError(f"{results}: there is no such folder; name the results folder of a run")
     path = results / PLAN
     if not path.is_file():
-        raise GlomflowError(
-            f"{results}: holds no {PLAN}, which every run writes when it starts; name the folder that "
-            "run.results names, or start the workflow"
-        )
+        raise no_plan(results)
     content = read_json(path)
     names = {field.name for field in fields(Plan)}
     if not isinstance(content, dict) or set(content) != names:

@@ -103,7 +103,7 @@ def _seconds(text: str) -> float | None:
         return None
 
 
-def read_state(plan: Plan, results: Path) -> RunState:
+def read_state(plan: Plan, results: Path, here: bool | None = None) -> RunState:
     """Tells what became of a run. Nothing is run, locked or written.
 
     Where the folder is a copy, only its own files are looked at: outputs and logs.
@@ -111,9 +111,10 @@ def read_state(plan: Plan, results: Path) -> RunState:
     Args:
         plan: The run's plan.
         results: The results folder.
+        here: Whether it shows what the run writes to, not a copy; by default, whether it is that folder.
     """
-    folder = Path(plan.folder)
-    here = (folder / plan.results).resolve() == results.resolve()
+    if here is None:
+        here = (Path(plan.folder) / plan.results).resolve() == results.resolve()
     alive = is_alive(plan) if here else False
     log = Path(plan.snakemake_log) if here and plan.snakemake_log else None
     events: dict[int, Event] = {}

@@ -12,6 +12,8 @@ from typing import Any
 
 import pandas as pd
 
+from glomflow.bucket_results import outline_of
+from glomflow.cohort.bucket import is_bucket
 from glomflow.run_plan import read_plan
 from glomflow.run_state import STATES, JobState, RunState, read_state, tail
 from glomflow.stages import STAGES, job_words, stage_of
@@ -33,11 +35,11 @@ RUN_STATES = {
 """States of a run in words."""
 
 
-def read_status(results: Path, log_lines: int = 5, now: float | None = None) -> dict[str, Any]:
+def read_status(results: Path | str, log_lines: int = 5, now: float | None = None) -> dict[str, Any]:
     """Gathers the state of a run.
 
     Args:
-        results: The results folder, or a copy of it.
+        results: The results folder, a copy of it, or its address in a bucket.
         log_lines: Lines of the logs of failed, interrupted and running jobs.
         now: Seconds since 1970; by default, now.
 
@@ -45,14 +47,21 @@ def read_status(results: Path, log_lines: int = 5, now: float | None = None) -> 
         The state, as ``glomflow status --json`` prints it.
 
     Raises:
-        GlomflowError: There is no plan, or a table is damaged.
+        GlomflowError: There is no plan, a table is damaged, or the bucket cannot be read.
     """
-    state = read_state(read_plan(results), results)
-    now = time.time() if now is None else now
+    stored = is_bucket(results)
+    name = str(results).rstrip("/") if stored else str(Path(results))
+    with outline_of(name) as folder:
+        plan = read_plan(folder)
+        here = plan.results == name if stored else None
+        return _status(name, read_state(plan, folder, here), log_lines, time.time() if now is None else now)
+
+
+def _status(name: str, state: RunState, log_lines: int, now: float) -> dict[str, Any]:
     word = run_word(state)
     end = now if word in {"running", "unknown"} else state.last_sign
     return {
-        "results": str(results),
+        "results": name,
         "state": word,
         "copy": not state.here,
         "host": state.plan.host,
@@ -61,9 +70,11 @@ def read_status(results: Path, log_lines: int = 5, now: float | None = None) -> 
         "last_sign": state.last_sign,
         "jobs": _counts(state.jobs),
         "stages": _stages(state.jobs),
-        **{name: _jobs(state, name, log_lines, now) for name in ("running", "failed", "interrupted")},
-        "images": _images(results),
-        "patients": _patients(results),
+        **{
+            which: _jobs(state, which, name, log_lines, now) for which in ("running", "failed", "interrupted")
+        },
+        "images": _images(state.results),
+        "patients": _patients(state.results),
     }
 
 
@@ -95,8 +106,8 @@ def _stages(jobs: tuple[JobState, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def _jobs(state: RunState, name: str, lines: int, now: float) -> list[dict[str, Any]]:
-    found = [one for one in state.jobs if one.state == name]
+def _jobs(state: RunState, which: str, results: str, lines: int, now: float) -> list[dict[str, Any]]:
+    found = [one for one in state.jobs if one.state == which]
     rows = []
     for place, one in enumerate(found):
         path = state.results / one.job.log
@@ -105,8 +116,8 @@ def _jobs(state: RunState, name: str, lines: int, now: float) -> list[dict[str, 
                 "rule": one.job.rule,
                 "wildcards": dict(one.job.wildcards),
                 "words": job_words(one.job.rule, one.job.wildcards),
-                "elapsed_s": None if one.since is None or name != "running" else max(0.0, now - one.since),
-                "log": str(path),
+                "elapsed_s": None if one.since is None or which != "running" else max(0.0, now - one.since),
+                "log": f"{results}/{one.job.log}",
                 "tail": _own_tail(path, one.since, lines) if place < MOST_JOBS else [],
             }
         )
@@ -243,7 +254,7 @@ def _reasons(reasons: list[str]) -> list[str]:
 
 
 def show_status(
-    results: Path,
+    results: Path | str,
     *,
     as_json: bool = False,
     log_lines: int = 5,
@@ -253,14 +264,14 @@ def show_status(
     """Prints the state of a run, once or until the run ends.
 
     Args:
-        results: The results folder, or a copy of it.
+        results: The results folder, a copy of it, or its address in a bucket.
         as_json: Whether to print JSON.
         log_lines: Lines of the logs of failed, interrupted and running jobs.
         watch: Seconds between two looks; None to look once.
         sleep: Waits.
 
     Raises:
-        GlomflowError: There is no plan, or a table is damaged.
+        GlomflowError: There is no plan, a table is damaged, or the bucket cannot be read.
     """
     clear = "\x1b[H\x1b[2J" if watch is not None and sys.stdout.isatty() else ""
     while True:

@@ -59,6 +59,15 @@ def nothing_to_do(project: Project, *arguments: str) -> bool:
     return "Nothing to be done" in project.snakemake(*arguments).stdout
 
 
+def assert_all_done(results: str) -> None:
+    """The state of the run can be read where its results lie."""
+    told = read_status(results)
+    assert told["state"] == "done"
+    assert not told["copy"]
+    assert told["jobs"]["done"] == sum(told["jobs"].values()) > 0
+    assert told["images"]["complete"]
+
+
 def assert_costs_told(results: str, scratch: Path) -> None:
     """What the run's jobs took can be read where their results lie."""
     costs = write_costs(results, scratch / "costs.parquet")
@@ -146,10 +155,7 @@ def test_results_on_a_mounted_folder(project, tmp_path) -> None:
     inventory = read_table(tmp_path / "mounted/results/inventory.parquet", INVENTORY)
     assert (inventory["status"] == "ok").all()
     assert not list((project.folder / "results").rglob("*.parquet"))
-    told = read_status(tmp_path / "mounted/results")
-    assert told["state"] == "done"
-    assert not told["copy"]
-    assert told["jobs"]["done"] == sum(told["jobs"].values()) > 0
+    assert_all_done(str(tmp_path / "mounted/results"))
     assert_costs_told(str(tmp_path / "mounted/results"), tmp_path)
     assert nothing_to_do(project, *target)
     image = project.folder / "cohort" / inventory["path"].iloc[0]
@@ -224,6 +230,7 @@ def test_cohort_and_results_in_a_bucket(project, bucket, tmp_path, monkeypatch) 
     inventory = read_table(tmp_path / "inventory.parquet", INVENTORY)
     assert (inventory["status"] == "ok").all()
     assert inventory["patient"].nunique() == 9
+    assert_all_done("s3://results/run/results")
     assert_costs_told("s3://results/run/results", tmp_path)
 
     left = [path for path in project.folder.rglob("*") if path.is_file()]

@@ -12,7 +12,8 @@ import functools
 import os
 import posixpath
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PosixPath
 from typing import Any
 
@@ -21,6 +22,8 @@ from glomflow.files import atomic_path
 from glomflow.image_parts import SIDECAR_SUFFIXES, named_in_vms
 
 SCHEME = "s3://"
+AT_ONCE = 16
+"""Small files that are fetched at a time."""
 _VARIABLES = {
     "endpoint_url": "SNAKEMAKE_STORAGE_S3_ENDPOINT_URL",
     "region_name": "SNAKEMAKE_STORAGE_S3_REGION",
@@ -87,7 +90,24 @@ class Bucket:
         Raises:
             GlomflowError: The bucket cannot be listed.
         """
-        found: dict[str, Stamp] = {}
+        return {
+            name: (int(entry["Size"]), str(entry["ETag"]).strip('"'))
+            for name, entry in self._entries(start)
+            if not name.endswith("/")
+        }
+
+    def times(self) -> dict[str, float]:
+        """Lists when the objects below the address were stored.
+
+        Returns:
+            Name, relative to the address, to seconds since 1970; a name that ends in ``/`` is a folder.
+
+        Raises:
+            GlomflowError: The bucket cannot be listed.
+        """
+        return {name: entry["LastModified"].timestamp() for name, entry in self._entries("")}
+
+    def _entries(self, start: str) -> Iterator[tuple[str, dict[str, Any]]]:
         with self._explained(self.address):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.name, Prefix=self._prefix + start
@@ -95,9 +115,8 @@ class Bucket:
             for page in pages:
                 for entry in page.get("Contents", ()):
                     name = entry["Key"].removeprefix(self._prefix)
-                    if name and not name.endswith("/"):
-                        found[name] = (int(entry["Size"]), str(entry["ETag"]).strip('"'))
-        return found
+                    if name:
+                        yield name, entry
 
     @functools.cached_property
     def stamps(self) -> dict[str, Stamp]:
@@ -137,6 +156,20 @@ class Bucket:
         """
         with self._explained(f"{self.address}/{name}"), atomic_path(target) as temporary:
             self._client.download_file(self.name, self._prefix + name, str(temporary))
+
+    def fetch_all(self, names: Iterable[str], folder: Path) -> None:
+        """Downloads small objects, several at a time.
+
+        Args:
+            names: Their names, relative to the address.
+            folder: Where they are put, under these names.
+
+        Raises:
+            GlomflowError: One cannot be downloaded.
+        """
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for _ in pool.map(lambda name: self.fetch(name, folder / name), names):
+                pass
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
