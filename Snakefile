@@ -57,3 +57,6 @@ if EXPLAINED:
 
 include: "rules/few_shot.smk"
 include: "rules/report.smk"
+
+
+LIBRARY.save()

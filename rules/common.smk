@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
-from glomflow.code_digest import code_digest
+from glomflow.code_digest import Library
 from glomflow.config import FINE_TUNED
 from glomflow.config_check import load_config
 from glomflow.cohort.bucket import bucket_at, expose_s3_settings, is_bucket
@@ -153,10 +153,13 @@ def cohort_folder(wildcards):
     return FOLDER
 
 
+LIBRARY = Library(BASE / "src", Path(".snakemake") / "glomflow-code.json")
+
+
 @functools.cache
 def code(script):
     """Digest of the library code that a script reaches: Snakemake sees the script only."""
-    return code_digest(BASE / "workflow_scripts" / script, BASE / "src")
+    return LIBRARY.digest(BASE / "workflow_scripts" / script)
 
 
 def sheet_rows(wildcards):

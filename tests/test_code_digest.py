@@ -1,11 +1,12 @@
 """The digest of the code that a script reaches."""
 
-import time
+import json
 from pathlib import Path
 
 import pytest
 
-from glomflow.code_digest import code_digest, reached_modules
+from glomflow import code_digest as code_digest_module
+from glomflow.code_digest import Library
 from glomflow.errors import GlomflowError
 
 LIBRARY = {
@@ -33,6 +34,10 @@ def src(tmp_path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return tmp_path / "src"
+
+
+def code_digest(path: Path, src: Path) -> str:
+    return Library(src).digest(path)
 
 
 def script(src: Path, text: str) -> Path:
@@ -77,7 +82,7 @@ def script(src: Path, text: str) -> Path:
     ],
 )
 def test_reached_modules(src, text, expected):
-    assert reached_modules(script(src, text), src) == expected
+    assert Library(src).reached(script(src, text)) == expected
 
 
 def edit(src: Path, name: str, old: str, new: str) -> None:
@@ -168,18 +173,90 @@ def test_errors_name_the_file(src):
 def test_a_namespace_folder_is_passed_through(src):
     (src / "glomflow" / "extra").mkdir()
     (src / "glomflow" / "extra" / "a.py").write_text("import glomflow.errors\n")
-    found = reached_modules(script(src, "from glomflow.extra import a\n"), src)
+    found = Library(src).reached(script(src, "from glomflow.extra import a\n"))
     assert found == [*ROOT, "glomflow.errors", "glomflow.extra.a"]
     assert len(code_digest(script(src, "from glomflow.extra import a\n"), src)) == 64
 
 
 def test_the_library_of_the_project(repo):
     src = repo / "src"
-    found = reached_modules(src / "glomflow" / "cohort" / "sheets.py", src)
+    library = Library(src)
+    found = library.reached(src / "glomflow" / "cohort" / "sheets.py")
     assert {"glomflow.errors", "glomflow.tables", "glomflow.cohort.disk"} <= set(found)
     assert not [name for name in found if name.startswith("glomflow.imaging")]
-    modules = sorted((src / "glomflow").rglob("*.py"))[:30]
-    first = [code_digest(module, src) for module in modules]
-    started = time.process_time()
-    assert [code_digest(module, src) for module in modules] == first
-    assert time.process_time() - started < 1.0
+    modules = sorted((src / "glomflow").rglob("*.py"))[::20]
+    # What one script has reached changes nothing for the next.
+    assert [library.digest(module) for module in modules] == [code_digest(module, src) for module in modules]
+
+
+@pytest.fixture
+def parsed(monkeypatch) -> list[str]:
+    """Names of the files that are parsed from here on."""
+    names: list[str] = []
+    parse = code_digest_module._parse
+
+    def noted(path: Path, package: str, data: bytes):
+        names.append(path.name)
+        return parse(path, package, data)
+
+    monkeypatch.setattr(code_digest_module, "_parse", noted)
+    return names
+
+
+def kept(src: Path) -> str:
+    """The digest of a new process that keeps what it parsed."""
+    library = Library(src, src.parent / ".snakemake" / "code.json")
+    digest = library.digest(script(src, STAIN_AND_CONFIG))
+    library.save()
+    return digest
+
+
+def test_what_was_parsed_is_not_parsed_again(src, parsed):
+    first = kept(src)
+    assert first == code_digest(src.parent / "script.py", src)
+    parsed.clear()
+    assert kept(src) == first
+    assert parsed == []
+    edit(src, "imaging/stain.py", "x + 1", "x + 2")
+    changed = kept(src)
+    assert changed != first
+    assert parsed == ["stain.py"]
+    edit(src, "imaging/stain.py", "x + 2", "x + 1")
+    assert kept(src) == first
+
+
+def test_relative_imports_count_from_where_a_file_lies(src, parsed):
+    """Files of the same text in two packages import different modules."""
+    for name in ("models", "imaging"):
+        (src / "glomflow" / name / "same.py").write_text("from . import stain\n")
+    (src / "glomflow" / "models" / "stain.py").write_text("")
+    text = "from glomflow.models import same\nfrom glomflow.imaging import same\n"
+    store = src.parent / "code.json"
+    for _ in range(2):
+        library = Library(src, store)
+        found = library.reached(script(src, text))
+        library.save()
+        assert {"glomflow.models.stain", "glomflow.imaging.stain"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"algorithm": "1"}', '{"algorithm": 1, "sources": {"a": 2}}']
+)
+def test_a_damaged_store_is_written_anew(src, parsed, text):
+    store = src.parent / ".snakemake" / "code.json"
+    first = kept(src)
+    content = json.loads(store.read_text())
+    store.write_text(text)
+    assert kept(src) == first
+    assert json.loads(store.read_text()) == content
+    store.write_text(json.dumps({**content, "sources": {"a": 2}}))
+    assert kept(src) == first
+    # Another grammar or another version of the algorithm.
+    wrong = {key: ["0", []] for key in content["sources"]}
+    store.write_text(json.dumps({"algorithm": "other", "sources": wrong}))
+    assert kept(src) == first
+
+
+def test_a_store_that_cannot_be_written_changes_nothing(src):
+    (src.parent / ".snakemake").write_text("a file where the folder should be")
+    assert kept(src) == code_digest(src.parent / "script.py", src)

@@ -15,6 +15,7 @@ from filelock import FileLock
 from glomflow.files import atomic_path
 
 REPO = Path(__file__).resolve().parents[2]
+PARSED = Path(".snakemake/glomflow-code.json")
 PARTS = ("Snakefile", "config.yaml", "config", "rules", "workflow_scripts", "profiles", "envs", "src")
 
 
@@ -46,6 +47,7 @@ class Project:
             check=False,
         )
         keep_compiled(self.folder / "src", REPO / "src")
+        keep_parsed(self.folder)
         if check and done.returncode != 0:
             pytest.fail(f"{' '.join(command)} failed:\n{done.stdout[-8000:]}")
         return done
@@ -73,6 +75,9 @@ def copy_project(folder: Path) -> Path:
         else:
             shutil.copy2(source, folder / part)
     shutil.copy2(Path(__file__).with_name("small.yaml"), folder / "small.yaml")
+    if (REPO / PARSED).is_file():
+        (folder / PARSED).parent.mkdir()
+        shutil.copy2(REPO / PARSED, folder / PARSED)
     return folder
 
 
@@ -89,6 +94,13 @@ def keep_compiled(source: Path, target: Path) -> None:
         for path in [*machine_code, index]:
             with atomic_path(kept.with_name(path.name)) as temporary:
                 shutil.copy2(path, temporary)
+
+
+def keep_parsed(folder: Path) -> None:
+    """Brings what a copy parsed of the library back to where the next copy finds it; it takes a second."""
+    if (folder / PARSED).is_file() and not (REPO / PARSED).is_file():
+        with atomic_path(REPO / PARSED) as temporary:
+            shutil.copy2(folder / PARSED, temporary)
 
 
 @pytest.fixture(scope="session")

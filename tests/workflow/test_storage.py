@@ -3,52 +3,43 @@
 import functools
 import hashlib
 import http.server
-import importlib.util
 import os
 import shutil
-import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from glomflow.cohort.phantom import plan_phantom, write_phantom_images, write_phantom_sheets
 from glomflow.cohort.sheets import shard_of
-from glomflow.config import Phantom
 from glomflow.costs import write_costs
 from glomflow.status import read_status
 from glomflow.tables import INVENTORY, read_table
-from workflow.conftest import Project, copy_project
+from workflow.conftest import Project
+from workflow.storage_service import (
+    NO_SHARED_DATA,
+    SECRET,
+    WITHOUT_S3,
+    s3_client,
+    s3_service,
+    s3_variables,
+    small_cohort,
+    storage_project,
+    upload,
+)
 
 pytestmark = pytest.mark.workflow
-
-NO_SHARED_DATA = ("--shared-fs-usage", "persistence", "software-deployment", "sources", "source-cache")
-SECRET = "a-secret-that-no-file-holds"
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory) -> Path:
     """A phantom's files."""
-    folder = tmp_path_factory.mktemp("storage") / "cohort"
-    settings = Phantom(patients=9, glomeruli=(2, 2), tem_images=(2, 2), missing_modality=0, damaged_files=0)
-    plan = plan_phantom(settings)
-    write_phantom_sheets(plan, folder)
-    write_phantom_images(plan, folder, [patient.patient for patient in plan.patients])
-    shutil.rmtree(folder / "truth")
-    return folder
+    return small_cohort(tmp_path_factory.mktemp("storage") / "cohort")
 
 
 @pytest.fixture
 def project(tmp_path, cohort) -> Project:
-    folder = copy_project(tmp_path / "glomflow")
-    shutil.copy2(Path(__file__).with_name("storage.yaml"), folder)
-    shutil.copytree(cohort, folder / "cohort")
-    return Project(folder, ["storage.yaml"])
+    return storage_project(tmp_path / "glomflow", cohort)
 
 
 def digest_in(folder: Path):
@@ -163,57 +154,22 @@ def test_results_on_a_mounted_folder(project, tmp_path) -> None:
     assert project.planned(*target)["ingest"] == 1
 
 
-needs_s3 = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("boto3", "moto", "snakemake_storage_plugin_s3")),
-    reason="needs glomflow[s3] and moto",
-)
-
-
 @pytest.fixture
 def bucket(monkeypatch, tmp_path):
     """An S3 service on the loopback interface, and a client of it."""
-    import boto3
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    with (tmp_path / "moto.log").open("w") as log:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        server = subprocess.Popen(command, stdout=log, stderr=log)
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(address)
-            break
-        except OSError:
-            time.sleep(0.2)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("SNAKEMAKE_STORAGE_S3_ACCESS_KEY", "hospital")
-    monkeypatch.setenv("SNAKEMAKE_STORAGE_S3_SECRET_KEY", SECRET)
-    monkeypatch.setenv("SNAKEMAKE_STORAGE_S3_ENDPOINT_URL", address)
-    client = boto3.client(
-        "s3",
-        endpoint_url=address,
-        region_name="us-east-1",
-        aws_access_key_id="hospital",
-        aws_secret_access_key=SECRET,
-    )
-    client.create_bucket(Bucket="hospital")
-    yield client
-    server.terminate()
-    server.wait()
+    with s3_service(tmp_path / "moto.log") as address:
+        for name, value in s3_variables(address).items():
+            monkeypatch.setenv(name, value)
+        client = s3_client(address)
+        client.create_bucket(Bucket="hospital")
+        yield client
 
 
-def upload(client, folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            client.upload_file(str(path), "hospital", f"cohort/{path.relative_to(folder).as_posix()}")
-
-
-@needs_s3
+@pytest.mark.skipif(WITHOUT_S3, reason="needs glomflow[s3] and moto")
 def test_cohort_and_results_in_a_bucket(project, bucket, tmp_path, monkeypatch) -> None:
-    upload(bucket, project.folder / "cohort")
+    upload(bucket, project.folder / "cohort", "hospital")
     shutil.rmtree(project.folder / "cohort")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
