@@ -3,11 +3,13 @@
 import importlib.util
 import re
 import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 
@@ -127,3 +129,15 @@ def test_installed_versions_are_the_locked_ones(repo: Path) -> None:
 
     for name in ("torch", "timm", "snakemake", "numpy", "pandas", "tifffile"):
         assert version(name).split("+")[0] == _lock(repo)[name]
+
+
+def test_locked_versions_run_on_every_python_that_the_project_allows(repo: Path) -> None:
+    """Some packages need a later patch release of 3.11 than Debian 12 has."""
+    project = tomllib.loads((repo / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    oldest = project["requires-python"].removeprefix(">=") + ".0"
+    for name, version in _lock(repo).items():
+        try:
+            needed = distribution(name).metadata["Requires-Python"]
+        except PackageNotFoundError:
+            continue
+        assert needed is None or SpecifierSet(needed).contains(oldest), f"{name} {version} needs {needed}"
