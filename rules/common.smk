@@ -93,6 +93,10 @@ SHEETS_ONLY = is_bucket(FOLDER) or (
 S3 = workflow.storage_provider_settings.get("s3")
 if S3 is not None and S3.get_settings(None) is not None:
     expose_s3_settings(S3.get_settings(None).endpoint_url, S3.get_settings(None).region)
+if is_bucket(FOLDER):
+    # Jobs on a cluster read the workflow anew; they need not list the cohort again.
+    LISTING = Path(".snakemake") / "glomflow-bucket.json"
+    bucket_at(FOLDER).share_listing(LISTING, workflow.is_main_process)
 
 
 ADAPTED = CONFIG.few_shot.adapted if FEW_SHOT else {}

@@ -178,3 +178,32 @@ def test_errors_of_the_service_name_the_bucket(client, monkeypatch) -> None:
     monkeypatch.setattr(client, "paginate", refuse)
     with pytest.raises(GlomflowError, match="s3://hospital/study: AccessDenied; check the address"):
         Bucket("s3://hospital/study").listing()
+
+
+def test_jobs_take_the_listing_of_the_process_that_sent_them(client, tmp_path) -> None:
+    listing = tmp_path / ".snakemake" / "bucket.json"
+    head, job, other = (Bucket(f"s3://hospital/{name}") for name in ("study", "study", "study/t"))
+    job.share_listing(listing, False)
+    head.share_listing(listing, True)
+    assert head.stamps == Bucket("s3://hospital/study").stamps
+    client.listed.clear()
+    assert job.stamps == head.stamps
+    assert job.known_parts("t/1.tif") == head.known_parts("t/1.tif")
+    assert client.listed == []
+    # That of another cohort is none of its own.
+    other.share_listing(listing, False)
+    assert set(other.stamps) == {"1.tif", "1.tif.txt", "1.json", "10.tif", "2.tif"}
+    # The next run lists anew.
+    client.objects["study/t/1.tif"] = b"replaced"
+    again = Bucket("s3://hospital/study")
+    again.share_listing(listing, True)
+    assert again.stamps["t/1.tif"] != head.stamps["t/1.tif"]
+
+
+def test_a_listing_that_cannot_be_passed_on_is_made_by_each(client, tmp_path) -> None:
+    (tmp_path / ".snakemake").write_text("a file where the folder should be")
+    for starts in (True, False):
+        bucket = Bucket("s3://hospital/study")
+        bucket.share_listing(tmp_path / ".snakemake" / "bucket.json", starts)
+        assert "t/1.tif" in bucket.stamps
+    assert client.listed == ["study/", "study/"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import posixpath
 import tempfile
@@ -18,7 +19,7 @@ from pathlib import Path, PosixPath
 from typing import Any
 
 from glomflow.errors import GlomflowError
-from glomflow.files import atomic_path
+from glomflow.files import atomic_path, read_json, write_text
 from glomflow.image_parts import SIDECAR_SUFFIXES, named_in_vms
 
 SCHEME = "s3://"
@@ -77,6 +78,8 @@ class Bucket:
         if not self.name:
             raise GlomflowError(f"{address}: names no bucket; write s3://bucket/path")
         self._client = _client(address)
+        self._shared: Path | None = None
+        self._starts = False
 
     def listing(self, start: str = "") -> dict[str, Stamp]:
         """Lists the objects whose names start with ``start``; 1,000 of them cost one request.
@@ -118,10 +121,41 @@ class Bucket:
                     if name:
                         yield name, entry
 
+    def share_listing(self, path: Path, starts: bool) -> None:
+        """Lets the jobs of a run use what the process that started it listed.
+
+        Args:
+            path: File that passes the listing on.
+            starts: Whether this process starts the run: when it lists, it writes the file. Others read it,
+                and list where there is none of this address.
+        """
+        self._shared, self._starts = path, starts
+
     @functools.cached_property
     def stamps(self) -> dict[str, Stamp]:
-        """Every object below the address, listed once."""
-        return self.listing()
+        """Every object below the address, listed once.
+
+        Raises:
+            GlomflowError: The bucket cannot be listed.
+        """
+        shared = None if self._starts else self._read_shared()
+        if shared is not None:
+            return shared
+        listed = self.listing()
+        if self._starts and self._shared is not None:
+            objects = {"address": self.address, "objects": listed}
+            # Jobs without it list the bucket themselves.
+            with contextlib.suppress(OSError):
+                write_text(self._shared, json.dumps(objects, separators=(",", ":")))
+        return listed
+
+    def _read_shared(self) -> dict[str, Stamp] | None:
+        if self._shared is None or not self._shared.is_file():
+            return None
+        content = read_json(self._shared)
+        if content["address"] != self.address:
+            return None
+        return {name: (size, tag) for name, (size, tag) in content["objects"].items()}
 
     def parts(self, path: str, *, sidecars: bool = True) -> dict[str, Stamp]:
         """Asks for the objects that belong to an image, itself first if it is one.
