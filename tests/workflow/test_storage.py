@@ -13,6 +13,7 @@ import pytest
 
 from glomflow.cohort.sheets import shard_of
 from glomflow.costs import write_costs
+from glomflow.files import read_json, write_json
 from glomflow.status import read_status
 from glomflow.tables import INVENTORY, read_table
 from workflow.conftest import Project
@@ -194,7 +195,15 @@ def test_cohort_and_results_in_a_bucket(project, bucket, tmp_path, monkeypatch) 
     assert not [path for path in left if path.suffix in (".tif", ".npy", ".parquet")]
     assert list(scratch.iterdir()) == []
 
+    # A job of a cluster reads the workflow anew; it takes the listing that is passed on to it.
+    listing = project.folder / ".snakemake/glomflow-bucket.json"
+    listed = read_json(listing)
+    assert set(inventory["path"]) < set(listed["objects"])
+    passed_on = {name: [1, "other"] for name in listed["objects"]}
+    write_json(listing, {"address": "s3://hospital/cohort", "objects": passed_on})
+    assert "ingest" in project.planned("--mode", "remote", *target)
     assert nothing_to_do(project, *target)
+    assert read_json(listing) == listed
     image = inventory[inventory["modality"] == "TEM"].iloc[0]
     other = inventory[(inventory["modality"] == "TEM") & (inventory["patient"] != image["patient"])].iloc[0]
     copied = bucket.get_object(Bucket="hospital", Key=f"cohort/{other['path']}")["Body"].read() + b"\0"
