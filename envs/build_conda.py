@@ -11,7 +11,9 @@ def conda_environment(lock: str) -> str:
     Args:
         lock: Text of ``requirements.lock``.
     """
-    pins = [line.strip() for line in lock.splitlines() if line.strip() and not line.startswith("#")]
+    lines = [line.strip() for line in lock.splitlines() if line.strip() and not line.startswith("#")]
+    # A condition names Pythons other than the environment's.
+    pins = [line.partition(" ;")[0] for line in lines]
     head = "channels:\n  - conda-forge\n  - nodefaults\ndependencies:\n  - python =3.11\n  - pip\n  - pip:\n"
     return head + "".join(f"      - {pin}\n" for pin in pins)
 

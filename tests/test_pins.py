@@ -15,8 +15,9 @@ from packaging.utils import canonicalize_name
 
 def _lock(repo: Path) -> dict[str, str]:
     lines = (repo / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    pins = [line.split("==") for line in lines if line.strip() and not line.startswith("#")]
-    return {canonicalize_name(name): version.strip() for name, version in pins}
+    pins = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+    assert all(pin.marker is None or pin.marker.evaluate({"python_version": "3.11"}) for pin in pins)
+    return {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
 
 
 def test_every_requirement_is_locked_to_an_allowed_version(repo: Path) -> None:
