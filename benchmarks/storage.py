@@ -60,21 +60,14 @@ def timed(project: Project, arguments: list[str], *, nothing: bool) -> Taken:
 
 
 def storage_arguments(place: str, folder: Path) -> list[str]:
-    if place == "bucket":
-        prefix = f"s3://{folder.parent.name}-{folder.name}/run"
-        config = ["--config", "cohort={folder: 's3://hospital/cohort/'}"]
-        return [
-            *config,
-            *NO_SHARED_DATA,
-            "--default-storage-provider",
-            "s3",
-            "--default-storage-prefix",
-            prefix,
-        ]
-    if place == "mount":
-        prefix = str(folder / "mounted")
-        return [*NO_SHARED_DATA, "--default-storage-provider", "fs", "--default-storage-prefix", prefix]
-    return []
+    if place == "local":
+        return []
+    in_bucket = place == "bucket"
+    # Not every name of a scratch folder may be that of a bucket.
+    provider, prefix = ("s3", f"s3://{folder.name}/run") if in_bucket else ("fs", str(folder / "mounted"))
+    config = ["--config", "cohort={folder: 's3://hospital/cohort/'}"] if in_bucket else []
+    storage = ["--default-storage-provider", provider, "--default-storage-prefix", prefix]
+    return [*config, *NO_SHARED_DATA, *storage]
 
 
 def both_runs(place: str, folder: Path, cohort: Path) -> tuple[Taken, Taken]:
@@ -100,10 +93,7 @@ def main() -> None:
         raise SystemExit("needs glomflow[s3,fs], moto and rsync")
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the runs")
     found: dict[str, list[tuple[Taken, Taken]]] = {place: [] for place in PLACES}
-    with (
-        tempfile.TemporaryDirectory(prefix="storage") as name,
-        s3_service(Path(name) / "moto.log") as address,
-    ):
+    with tempfile.TemporaryDirectory() as name, s3_service(Path(name) / "moto.log") as address:
         os.environ.update(s3_variables(address))
         cohort = small_cohort(Path(name) / "cohort")
         client = s3_client(address)

@@ -14,8 +14,9 @@ from glomflow.cohort.bucket import bucket_at
 from glomflow.costs import write_costs
 from glomflow.files import read_json, write_json
 from glomflow.run_plan import write_plan
-from glomflow.status import read_status
+from glomflow.status import TABLES_READ, read_status
 from glomflow.tables import INVENTORY, write_table
+from planned_jobs import job_fields
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("boto3", "moto")),
@@ -42,27 +43,13 @@ def lab(monkeypatch):
     bucket_at.cache_clear()
 
 
-def job_fields(number: int, name: str, needed: bool = True) -> dict:
-    return {
-        "id": number,
-        "rule": "ingest",
-        "wildcards": {"shard": name},
-        "outputs": [f"{ADDRESS}/opened/{name}.parquet", f"{ADDRESS}/opened/thumbnails/{name}"],
-        "log": f"{ADDRESS}/logs/ingest/{name}.log",
-        "benchmark": f"{ADDRESS}/benchmarks/ingest/{name}.tsv",
-        "threads": 2,
-        "gpus": 0,
-        "needed": needed,
-    }
-
-
 def put(lab, name: str, content: bytes | str = b"") -> None:
     lab.put_object(Bucket="lab", Key=f"run/results/{name}", Body=content)
 
 
 def start(lab, tmp_path: Path, needed: bool = True, **changed: object) -> None:
     """Stores the plan of a run of four jobs."""
-    jobs = [job_fields(number, name, needed) for number, name in enumerate(NAMES)]
+    jobs = [job_fields(number, name, needed, ADDRESS) for number, name in enumerate(NAMES)]
     write_plan(tmp_path / "plan.json", ADDRESS, jobs, [])
     write_json(tmp_path / "plan.json", {**read_json(tmp_path / "plan.json"), **changed})
     put(lab, "plan.json", (tmp_path / "plan.json").read_bytes())
@@ -141,7 +128,7 @@ def test_large_files_are_not_fetched_and_nothing_stays(lab, tmp_path, monkeypatc
     finish(lab, "0000")
     put(lab, "crops/om/0000.npy", b"x" * 1000)
     put(lab, "empty/")
-    with outline_of(ADDRESS) as folder:
+    with outline_of(ADDRESS, TABLES_READ) as folder:
         assert (folder / "crops/om/0000.npy").stat().st_size == 0
         assert (folder / "opened/0000.parquet").stat().st_size == 0
         assert (folder / "empty").is_dir()

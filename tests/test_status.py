@@ -17,6 +17,7 @@ from glomflow.run_plan import PlannedJob, process_start, read_plan, write_plan
 from glomflow.run_state import read_events, read_state, tail
 from glomflow.status import duration, read_status, show_status, status_text
 from glomflow.tables import EXCLUDED, INVENTORY, PATIENTS, write_table
+from planned_jobs import job_fields
 
 NAMES = ("0000", "0001", "0002", "0003", "0004")
 START = (
@@ -34,20 +35,6 @@ def seconds(second: int) -> float:
 
 def log_of(*events: tuple[str, int, int]) -> str:
     return "".join(text.format(id=number, second=second) for text, number, second in events)
-
-
-def job_fields(number: int, name: str, needed: bool = True) -> dict:
-    return {
-        "id": number,
-        "rule": "ingest",
-        "wildcards": {"shard": name},
-        "outputs": [f"results/opened/{name}.parquet", f"results/opened/thumbnails/{name}"],
-        "log": f"results/logs/ingest/{name}.log",
-        "benchmark": f"results/benchmarks/ingest/{name}.tsv",
-        "threads": 2,
-        "gpus": 0,
-        "needed": needed,
-    }
 
 
 @pytest.fixture

@@ -12,10 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from glomflow.cohort.bucket import Bucket, bucket_at, is_bucket
-from glomflow.run_plan import PLAN, PlannedJob, no_plan, read_plan
-
-STATUS_TABLES = ("inventory.parquet", "inventory/", "cohort/patients.parquet", "folds/excluded.parquet")
-"""Tables, and folders of tables, that the state of a run is told from."""
+from glomflow.run_plan import PLAN, no_plan, read_plan
 
 
 @contextlib.contextmanager
@@ -41,23 +38,24 @@ def records_of(results: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def outline_of(results: str) -> Iterator[Path]:
+def outline_of(results: str, tables: tuple[str, ...]) -> Iterator[Path]:
     """Yields a folder that tells how far a run is.
 
     Args:
         results: The results folder, or its address in a bucket.
+        tables: What is read in it besides: files, and folders with a ``/`` at the end, relative to it.
 
     Yields:
-        The folder. For a bucket a scratch folder, which goes when the block ends: the plan, the tables that
-        :mod:`glomflow.status` reads and the logs of jobs without all of their outputs; every other file is
-        an empty one, as old as the object that it stands for.
+        The folder. For a bucket a scratch folder, which goes when the block ends: the plan, the tables and
+        the logs of jobs without all of their outputs; every other file is an empty one, as old as the object
+        that it stands for.
 
     Raises:
         GlomflowError: There is no plan or it is damaged, or the bucket cannot be read.
     """
     with _scratch(results) as (folder, bucket):
         if bucket is not None:
-            _outline(bucket, folder)
+            _outline(bucket, folder, tables)
         yield folder
 
 
@@ -70,21 +68,17 @@ def _scratch(results: str) -> Iterator[tuple[Path, Bucket | None]]:
         yield Path(scratch), bucket_at(results)
 
 
-def _outline(bucket: Bucket, folder: Path) -> None:
+def _outline(bucket: Bucket, folder: Path, tables: tuple[str, ...]) -> None:
     times = bucket.times()
     if PLAN not in times:
         raise no_plan(bucket.address)
     _stand_in(times, folder)
     bucket.fetch(PLAN, folder / PLAN)
-    logs = {job.log for job in read_plan(folder).jobs if not _complete(job, folder)}
-    wanted = [name for name in times if name in logs or name.startswith(STATUS_TABLES)]
+    logs = {job.log for job in read_plan(folder).jobs if not job.is_complete(folder)}
+    wanted = [name for name in times if name in logs or name.startswith(tables)]
     bucket.fetch_all(wanted, folder)
     for name in wanted:
         os.utime(folder / name, (times[name], times[name]))
-
-
-def _complete(job: PlannedJob, folder: Path) -> bool:
-    return all((folder / path).exists() for path in job.outputs)
 
 
 def _stand_in(times: dict[str, float], folder: Path) -> None:

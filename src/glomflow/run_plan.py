@@ -49,6 +49,10 @@ class PlannedJob:
     gpus: int
     needed: bool
 
+    def is_complete(self, results: Path) -> bool:
+        """Returns whether every output is there."""
+        return all((results / path).exists() for path in self.outputs)
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -174,8 +174,7 @@ class _Look:
 
     def state(self, job: PlannedJob) -> JobState:
         """Tells what became of a job."""
-        paths = [self.results / path for path in job.outputs]
-        complete = all(path.exists() for path in paths)
+        complete = job.is_complete(self.results)
         kind, since = self.events.get(job.id, (None, None))
         if kind == "failed":
             return JobState(job, "failed", since)
@@ -188,12 +187,12 @@ class _Look:
             if complete and _time(self.results / job.benchmark) >= (since or 0) and marked is None:
                 return JobState(job, "done", since)
             return JobState(job, self.open_state, since)
-        return self._unheard(job, paths, complete)
+        return self._unheard(job, complete)
 
-    def _unheard(self, job: PlannedJob, paths: list[Path], complete: bool) -> JobState:
+    def _unheard(self, job: PlannedJob, complete: bool) -> JobState:
         """Tells what became of a job that Snakemake's log does not name."""
         begun = self.plan.started if self.here else 0.0
-        if complete and not (self.here and job.needed and min(map(_time, paths)) < begun):
+        if complete and not (self.here and job.needed and self._oldest(job) < begun):
             return JobState(job, "done")
         log = self.results / job.log
         if _time(log) <= begun:
@@ -201,6 +200,9 @@ class _Look:
         if _FAILURE.search(_end(log)):
             return JobState(job, "failed")
         return JobState(job, self.open_state)
+
+    def _oldest(self, job: PlannedJob) -> float:
+        return min(_time(self.results / path) for path in job.outputs)
 
     def _marked(self, job: PlannedJob) -> float | None:
         """Returns when Snakemake marked the outputs of a job as being written, if it did."""

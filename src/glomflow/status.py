@@ -25,6 +25,13 @@ MOST_JOBS = 8
 MOST_REASONS = 5
 """Images and patients shown of those left out."""
 
+WHOLE_INVENTORY = "inventory.parquet"
+SHARDS_INVENTORIES = "inventory/"
+COHORT_PATIENTS = "cohort/patients.parquet"
+EXCLUDED_PATIENTS = "folds/excluded.parquet"
+TABLES_READ = (WHOLE_INVENTORY, SHARDS_INVENTORIES, COHORT_PATIENTS, EXCLUDED_PATIENTS)
+"""Where what was left out stands in the results."""
+
 RUN_STATES = {
     "running": "running",
     "unknown": "running, as far as can be told from another machine",
@@ -51,7 +58,7 @@ def read_status(results: Path | str, log_lines: int = 5, now: float | None = Non
     """
     stored = is_bucket(results)
     name = str(results).rstrip("/") if stored else str(Path(results))
-    with outline_of(name) as folder:
+    with outline_of(name, TABLES_READ) as folder:
         plan = read_plan(folder)
         here = plan.results == name if stored else None
         return _status(name, read_state(plan, folder, here), log_lines, time.time() if now is None else now)
@@ -133,8 +140,8 @@ def _own_tail(path: Path, since: float | None, lines: int) -> list[str]:
 
 
 def _images(results: Path) -> dict[str, Any] | None:
-    whole = results / "inventory.parquet"
-    paths = [whole] if whole.is_file() else sorted((results / "inventory").glob("*.parquet"))
+    whole = results / WHOLE_INVENTORY
+    paths = [whole] if whole.is_file() else sorted((results / SHARDS_INVENTORIES).glob("*.parquet"))
     if not paths:
         return None
     inventory = pd.concat([read_table(path, INVENTORY) for path in paths], ignore_index=True)
@@ -149,10 +156,10 @@ def _images(results: Path) -> dict[str, Any] | None:
 
 
 def _patients(results: Path) -> dict[str, Any] | None:
-    path = results / "cohort" / "patients.parquet"
+    path = results / COHORT_PATIENTS
     if not path.is_file():
         return None
-    excluded = results / "folds" / "excluded.parquet"
+    excluded = results / EXCLUDED_PATIENTS
     known = excluded.is_file()
     rows = read_table(excluded, EXCLUDED) if known else pd.DataFrame({"patient": [], "reason": []})
     return {
